@@ -1,0 +1,148 @@
+"""Every knob, as frozen dataclasses on the standard library alone. Each default carries its source in a comment.
+
+A run is a `TrainConfig`; named ones stand in presets.py. "ours" marks what the paper leaves silent and we chose.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """DINOv2 with registers (Eq. 1). Defaults: ViT-L/14, the public checkpoint."""
+
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    patch: int = 14
+    position_grid: int = 37  # side of the learned position table: 518 / 14
+    registers: int = 4
+    mlp_ratio: int = 4
+    norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class MultiViewConfig:
+    """The alternating transformer (Eq. 2): even blocks attend within a view, odd ones over all views."""
+
+    width: int = 1024
+    depth: int = 36
+    heads: int = 16
+    registers: int = 5
+    mlp_ratio: int = 4
+    rope_base: float = 100.0
+    norm_eps: float = 1e-6
+    qk_norm_eps: float = 1e-5
+    layer_scale: float = 0.01  # initial value
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """The point, confidence and camera branches: `depth` blocks of width `width`, then a linear map to the heads."""
+
+    width: int = 1024
+    depth: int = 5
+    heads: int = 16
+    camera_width: int = 512  # width of the camera head behind its branch
+    mlp_ratio: int = 4
+    norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True)
+class FlowHeadConfig:
+    """The factored flow head (Eq. 6): fusion MLP and DPT."""
+
+    features: int = 256
+    level_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    output_channels: int = 32  # width before the last 1 x 1 convolution
+    norm_eps: float = 1e-5
+    pairs_per_chunk: int = 8  # memory bound of the dense decoder; does not change the result
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All sizes of a Flow3r; the defaults are the public 1.0 B parameter layout."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    multiview: MultiViewConfig = MultiViewConfig()
+    branch: BranchConfig = BranchConfig()
+    flow: FlowHeadConfig | None = FlowHeadConfig()  # None: the paper's `3d-sup`, which has no flow head
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and constants of the objective. A weight of 0 leaves the term out."""
+
+    points: float = 1.0  # π³
+    normals: float = 1.0  # π³
+    translation: float = 10.0  # π³: 0.1 · 100
+    rotation: float = 0.1  # π³
+    confidence: float = 0.05  # π³, there in a stage of its own; ours: jointly
+    flow: float = 1.0  # ours: swept on validation worlds, see docs/results.md
+    huber_delta: float = 0.1  # π³, translation
+    confidence_sharpness: float = 50.0  # π³-X: target exp(-50 error)
+    edge_threshold: float = 0.03  # π³: relative depth step over 3 x 3 above which normals are not compared
+    flow_alpha: float = 0.5  # RoMa
+    flow_c: float = 1e-3  # ours; RoMa has 1e-4 in [-1, 1] units
+    scale_points: int = 4096  # π³: pixels per scene of the scale solver, here drawn at random
+
+
+@dataclass(frozen=True)
+class WorldsConfig:
+    """The distribution of procedural worlds. Ranges are (low, high); all are ours."""
+
+    aspect: tuple[float, float] = (0.5, 2.4)  # width / height, for those who draw image sizes
+    fov_degrees: tuple[float, float] = (30.0, 90.0)  # horizontal field of view
+    rotation_degrees: tuple[float, float] = (0.2, 120.0)  # between the outermost views of a scene, log-uniform
+    overlap: float = 0.2  # least share of a view seen in its partner, for the wide pairs
+    moving_share: float = 0.4  # scenes that hold moving objects
+    outdoor_share: float = 0.35
+    held_out: bool = False  # draw each pair's rotation uniformly in 10-120 degrees: identity must score low
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 2e-5  # paper A.2, stage 2
+    betas: tuple[float, float] = (0.9, 0.95)  # π³ configuration
+    weight_decay: float = 0.05  # π³; none for biases, norms, tokens
+    warmup_steps: int = 500  # ours
+    final_fraction: float = 0.01  # ours: share of the learning rate at the last step
+    clip_norm: float = 1.0  # π³
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a step is made of."""
+
+    views: tuple[int, int] = (2, 24)  # paper A.2
+    images_per_batch: int = 24  # paper A.2, per device
+    tokens: tuple[int, int] = (510, 1300)  # patches of one image; paper A.2: 100k-255k pixels
+    aspect: tuple[float, float] = (0.5, 2.0)  # paper A.2: width / height
+    pairs_per_scene: int = 4  # ours: ordered pairs that the flow loss sees in each scene
+    unlabelled_share: float = 0.5  # ours: share of steps on unlabelled video, where there is any
+    stride_seconds: tuple[float, float] = (0.04, 2.0)  # ours: between views of a clip, log-uniform
+    worlds: WorldsConfig = WorldsConfig()
+    curriculum_steps: int = 0  # steps over which worlds go from distinctive and calm to the full distribution
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. A stage of a schedule is a run of its own, chained by `init_from` and `trainable`."""
+
+    name: str
+    model: ModelConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    steps: int = 100_000  # paper A.2, stage 2
+    seed: int = 0
+    init_from: str | None = None  # checkpoint, folder or name that load_model understands
+    trainable: tuple[str, ...] = ("",)  # prefixes of parameter names; all others are frozen
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 autocast where the device is fast in it
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 500  # steps
+    log_every: int = 10
+    image_every: int = 500

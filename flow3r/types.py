@@ -1,0 +1,145 @@
+"""The types that flow through.
+
+Dimension letters, the same everywhere: `B` scenes, `N` views, `P` ordered pairs, `H W` pixels, `h w` tokens of a view,
+`D` channels. Conventions (docs/conventions.md): OpenCV axes, z-depth, camera-to-world poses, pixel centres at
+half-integers, flow in pixels of the tensor's own H x W, coordinates (x, y), sizes (H, W). All are frozen; nothing edits
+its arguments; the device comes from the input.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, OnDevice):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    return value
+
+
+class OnDevice:
+    """A frozen dataclass of tensors that moves to a device as a whole."""
+
+    def to(self, device: torch.device | str) -> Self:
+        fields = {field.name: _moved(getattr(self, field.name), device) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **fields)
+
+
+@dataclass(frozen=True)
+class Flow(OnDevice):
+    """Dense flow from view i to view j for ordered pairs (i, j).
+
+    `displacement` is in pixels (x right, y down) of its own H x W: the pixel centred at u in view i is seen in view j at
+    u + displacement. `covisible` is in [0, 1]; 0 marks unknown flow, whose displacement is finite and meaningless.
+    None: the source estimates no covisibility (the paper's flow head predicts none).
+    """
+
+    pairs: Int[Tensor, "B P 2"]
+    displacement: Float[Tensor, "B P H W 2"]
+    covisible: Float[Tensor, "B P H W"] | None
+
+
+@dataclass(frozen=True)
+class Views(OnDevice):
+    """A batch of scenes seen in N views each, with the labels that are known.
+
+    A batch is labelled if `depth` is not None: all of its images then have depth (0 marks unknown pixels), intrinsics
+    and poses. `flow` may be present with or without them.
+    """
+
+    images: Float[Tensor, "B N 3 H W"]  # RGB in [0, 1]
+    depth: Float[Tensor, "B N H W"] | None = None  # z-depth, 0 = unknown
+    intrinsics: Float[Tensor, "B N 3 3"] | None = None  # pixels at this H x W
+    world_from_camera: Float[Tensor, "B N 4 4"] | None = None
+    valid: Bool[Tensor, "B N H W"] | None = None  # False: padding or masked by the user
+    dense: Bool[Tensor, "B N"] | None = None  # depth is dense and exact enough to supervise normals
+    flow: Flow | None = None
+    names: tuple[tuple[str, ...], ...] | None = None  # where each image came from, for logs only
+
+    @property
+    def labelled(self) -> bool:
+        return self.depth is not None
+
+
+@dataclass(frozen=True)
+class Latents(OnDevice):
+    """Geometry latents g and camera latents c of Eq. 2: per level of the flow head, shallow to deep, one map per view."""
+
+    geometry: tuple[Float[Tensor, "B N h w D"], ...]
+    camera: tuple[Float[Tensor, "B N h w D"], ...]
+
+
+@dataclass(frozen=True)
+class Prediction(OnDevice):
+    """What a model predicts, at its input's H x W. The world frame and scale are arbitrary, shared by the views of a scene.
+
+    Fields are None where that output was not asked for.
+    """
+
+    local_points: Float[Tensor, "B N H W 3"] | None = None  # in each camera's frame
+    world_points: Float[Tensor, "B N H W 3"] | None = None
+    confidence_logit: Float[Tensor, "B N H W"] | None = None
+    world_from_camera: Float[Tensor, "B N 4 4"] | None = None
+    intrinsics: Float[Tensor, "B N 3 3"] | None = None  # only models that predict them
+    flow: Flow | None = None
+
+    @property
+    def confidence(self) -> Float[Tensor, "B N H W"] | None:
+        """In [0, 1]."""
+        return None if self.confidence_logit is None else self.confidence_logit.sigmoid()
+
+    @property
+    def depth(self) -> Float[Tensor, "B N H W"] | None:
+        """The z of the local points."""
+        return None if self.local_points is None else self.local_points[..., 2]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstructed set of images, as numpy arrays on the model's grid, with what leads back to the original images.
+
+    `points` lie at `depth` along the rays of `intrinsics`, so that they reproject exactly; `raw_points` are the
+    network's own pointmaps in world space. `original_from_model` maps homogeneous model pixels to original pixels.
+    """
+
+    names: tuple[str, ...]
+    timestamps: Float[np.ndarray, "N"]  # seconds; the frame index where the source has no clock
+    original_sizes: Int[np.ndarray, "N 2"]  # (H, W) of the upright original images
+    original_from_model: Float[np.ndarray, "N 3 3"]
+    world_from_camera: Float[np.ndarray, "N 4 4"]
+    intrinsics: Float[np.ndarray, "N 3 3"]  # pixels of the model's grid, recovered from the pointmap of each frame
+    shared_intrinsics: Float[np.ndarray, "3 3"]  # one pinhole for all frames
+    intrinsics_residual: Float[np.ndarray, "N"]  # RMS pixels between the raw pointmap and its pinhole rays
+    depth: Float[np.ndarray, "N H W"]
+    points: Float[np.ndarray, "N H W 3"]
+    raw_points: Float[np.ndarray, "N H W 3"]
+    confidence: Float[np.ndarray, "N H W"]
+    colours: UInt8[np.ndarray, "N H W 3"]  # sRGB
+    valid: Bool[np.ndarray, "N H W"]
+    scale: Literal["relative", "metric"] = "relative"
+
+
+@dataclass(frozen=True)
+class FlowLabels:
+    """A teacher's answer for one clip: flow (B = 1) and, per pair, why it was refused ("" where it was accepted)."""
+
+    flow: Flow
+    refusals: tuple[str, ...]
+
+
+class Teacher(Protocol):
+    """An off-the-shelf source of flow. `images` are consecutive frames of one shot; the teacher may use those between."""
+
+    name: str
+    parameters: dict[str, Any]  # every setting that changes its labels; hashed into the label store
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"], pairs: Int[Tensor, "P 2"]) -> FlowLabels: ...
