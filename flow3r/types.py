@@ -7,6 +7,7 @@ its arguments; the device comes from the input.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -108,24 +109,36 @@ class Reconstruction:
     """A reconstructed set of images, as numpy arrays on the model's grid, with what leads back to the original images.
 
     `points` lie at `depth` along the rays of `intrinsics`, so that they reproject exactly; `raw_points` are the
-    network's own pointmaps in world space. `original_from_model` maps homogeneous model pixels to original pixels.
+    network's own pointmaps in world space. The world is the frame of the first camera. `original_from_model` maps
+    homogeneous model pixels to pixels of the upright original image. Depth 0 marks a pixel without a point.
     """
 
     names: tuple[str, ...]
+    frame_indices: Int[np.ndarray, "N"]  # position of each frame in the source
     timestamps: Float[np.ndarray, "N"]  # seconds; the frame index where the source has no clock
     original_sizes: Int[np.ndarray, "N 2"]  # (H, W) of the upright original images
     original_from_model: Float[np.ndarray, "N 3 3"]
     world_from_camera: Float[np.ndarray, "N 4 4"]
-    intrinsics: Float[np.ndarray, "N 3 3"]  # pixels of the model's grid, recovered from the pointmap of each frame
-    shared_intrinsics: Float[np.ndarray, "3 3"]  # one pinhole for all frames
-    intrinsics_residual: Float[np.ndarray, "N"]  # RMS pixels between the raw pointmap and its pinhole rays
+    intrinsics: Float[np.ndarray, "N 3 3"]  # pixels of the model's grid: one of the next two, as `pinhole` says
+    frame_intrinsics: Float[np.ndarray, "N 3 3"]  # recovered from the pointmap of each frame alone
+    shared_intrinsics: Float[np.ndarray, "3 3"]  # one pinhole recovered from all frames jointly
+    intrinsics_residual: Float[np.ndarray, "N"]  # RMS pixels between the raw pointmap and the rays of `intrinsics`
     depth: Float[np.ndarray, "N H W"]
     points: Float[np.ndarray, "N H W 3"]
     raw_points: Float[np.ndarray, "N H W 3"]
-    confidence: Float[np.ndarray, "N H W"]
+    confidence: Float[np.ndarray, "N H W"]  # in [0, 1]
     colours: UInt8[np.ndarray, "N H W 3"]  # sRGB
-    valid: Bool[np.ndarray, "N H W"]
+    valid: Bool[np.ndarray, "N H W"]  # False: padding, or no point in front of the camera
+    pinhole: Literal["shared", "per-frame"] = "per-frame"
     scale: Literal["relative", "metric"] = "relative"
+    model: str = ""  # what predicted it
+    weights_sha256: str = ""  # of the tensors that it held
+    timings: Mapping[str, float] = dataclasses.field(default_factory=dict)  # seconds per stage
+
+    @property
+    def original_intrinsics(self) -> Float[np.ndarray, "N 3 3"]:
+        """The pinholes in pixels of the upright original images."""
+        return self.original_from_model @ self.intrinsics
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 Pixel centres lie at half-integers: the image spans [0, W] x [0, H], so that a resize is a pure scaling.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,9 +19,7 @@ def pixel_grid(
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
-def intrinsics_from_focal(
-    focal: Float[Tensor, "*b 2"], principal: Float[Tensor, "*b 2"]
-) -> Float[Tensor, "*b 3 3"]:
+def intrinsics_from_focal(focal: Float[Tensor, "*b 2"], principal: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 3 3"]:
     """[[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels."""
     zero, one = torch.zeros_like(focal[..., 0]), torch.ones_like(focal[..., 0])
     rows = [
@@ -81,22 +81,39 @@ def focal_from_points(
     step is closed form. `weight` >= 0; points at z <= 0 are left out. Where nothing is left, or the points project on
     one spot, the answer is the diagonal of the image, a normal lens.
     """
+    offset, slope, weight = _offsets_and_slopes(points, weight)
+    diagonal = math.hypot(*points.shape[-3:-1])
+    return _robust_focal(offset.flatten(-3, -2), slope.flatten(-3, -2), weight.flatten(-2), diagonal, iterations)
+
+
+def shared_focal_from_points(
+    points: Float[Tensor, "*b N H W 3"], weight: Float[Tensor, "*b N H W"], iterations: int = 10
+) -> Float[Tensor, "*b"]:
+    """The one focal length that best explains N pointmaps together; otherwise as `focal_from_points`."""
+    offset, slope, weight = _offsets_and_slopes(points, weight)
+    diagonal = math.hypot(*points.shape[-3:-1])
+    return _robust_focal(offset.flatten(-4, -2), slope.flatten(-4, -2), weight.flatten(-3), diagonal, iterations)
+
+
+def _offsets_and_slopes(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     height, width = points.shape[-3:-1]
     offset = pixel_grid(height, width, points.device, points.dtype) - points.new_tensor([width / 2, height / 2])
     front = points[..., 2] > 1e-6
     slope = torch.where(front[..., None], points[..., :2] / points[..., 2:].clamp_min(1e-6), 0.0)
-    weight = torch.where(front, weight, 0.0)
-    diagonal = (height**2 + width**2) ** 0.5
-    focal = _weighted_ratio(offset, slope, weight, diagonal)
+    return offset.expand_as(slope), slope, torch.where(front, weight, 0.0)
+
+
+def _robust_focal(offset: Tensor, slope: Tensor, weight: Tensor, fallback: float, iterations: int) -> Tensor:
+    focal = _weighted_ratio(offset, slope, weight, fallback)
     for _ in range(iterations):
-        residual = (offset - focal[..., None, None, None] * slope).norm(dim=-1)
-        focal = _weighted_ratio(offset, slope, weight / residual.clamp_min(1e-3), diagonal)
+        residual = (offset - focal[..., None, None] * slope).norm(dim=-1)
+        focal = _weighted_ratio(offset, slope, weight / residual.clamp_min(1e-3), fallback)
     return focal
 
 
 def _weighted_ratio(offset: Tensor, slope: Tensor, weight: Tensor, fallback: float) -> Tensor:
-    top = (weight * (offset * slope).sum(-1)).sum((-2, -1))
-    bottom = (weight * slope.square().sum(-1)).sum((-2, -1))
+    top = (weight * (offset * slope).sum(-1)).sum(-1)
+    bottom = (weight * slope.square().sum(-1)).sum(-1)
     known = (bottom > 1e-12) & (top > 0)
     return torch.where(known, top / torch.where(known, bottom, 1.0), fallback)
 
