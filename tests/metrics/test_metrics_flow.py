@@ -1,0 +1,93 @@
+"""Flow metrics by hand, and the homography floor on flows that are homographies."""
+
+import math
+
+import pytest
+import torch
+
+from flow3r.geometry.camera import pixel_grid
+from flow3r.metrics.flow import flow_errors, homography_flow
+
+
+def homography(height: int, width: int, tilt: float = 5e-4) -> torch.Tensor:
+    """The flow of one moderate projective map."""
+    matrix = torch.tensor([[1.02, 0.03, 2.0], [-0.02, 0.97, -1.5], [tilt, -tilt, 1.0]], dtype=torch.float64)
+    grid = pixel_grid(height, width, dtype=torch.float64)
+    mapped = torch.cat([grid, torch.ones_like(grid[..., :1])], dim=-1) @ matrix.T
+    return (mapped[..., :2] / mapped[..., 2:] - grid)[None]
+
+
+def test_errors_by_hand() -> None:
+    truth = torch.zeros(1, 10, 100, 2)
+    prediction = truth.clone()
+    prediction[..., :25, 0] = 2.0
+    prediction[..., 25:50, 1] = 4.0
+    errors = flow_errors(prediction, truth, None)
+    assert errors.aepe == pytest.approx(1.5)
+    assert errors.aepe_of_diagonal == pytest.approx(100 * 1.5 / math.hypot(10, 100))
+    assert errors.within_pixels == pytest.approx((50.0, 75.0, 100.0))
+    assert errors.within_width == pytest.approx((50.0, 50.0, 100.0))  # 1, 2 and 5 px, strictly
+    assert errors.skipped == 0 and errors.failed == 0
+
+
+def test_pairs_count_alike_and_empty_ones_are_skipped_and_counted() -> None:
+    truth = torch.zeros(3, 4, 5, 2)
+    prediction = torch.stack([torch.full((4, 5, 2), value) for value in (3.0, 0.0, 9.0)])
+    covisible = torch.ones(3, 4, 5)
+    covisible[0, 1:] = 0.5  # five pixels are left; 0.5 itself is not covisible
+    covisible[2] = 0.0
+    errors = flow_errors(prediction, truth, covisible)
+    assert errors.per_pair == pytest.approx((3 * math.sqrt(2), 0.0))
+    assert errors.aepe == pytest.approx(1.5 * math.sqrt(2)) and errors.skipped == 1
+    assert flow_errors(prediction, truth, torch.zeros(3, 4, 5)) is None
+
+
+def test_targets_outside_the_image_are_not_scored() -> None:
+    truth = torch.zeros(1, 4, 6, 2)
+    truth[..., 0] = 2.0  # the two right-hand columns leave
+    prediction = truth.clone()
+    prediction[:, :, 4:] = 50.0
+    assert flow_errors(prediction, truth, torch.ones(1, 4, 6)).aepe == 0.0
+
+
+def test_a_broken_prediction_is_wrong_by_a_diagonal() -> None:
+    truth = torch.zeros(1, 3, 4, 2)
+    prediction = truth.clone()
+    prediction[0, 0, :, 1] = torch.nan
+    errors = flow_errors(prediction, truth, None)
+    assert errors.aepe == pytest.approx(5.0 / 3) and errors.failed == pytest.approx(1 / 3)
+    assert errors.within_pixels[2] == pytest.approx(200 / 3)
+
+
+def test_the_floor_is_exact_on_a_homography() -> None:
+    flow = homography(40, 56)
+    torch.testing.assert_close(homography_flow(flow, None), flow, atol=1e-6, rtol=0)
+    torch.testing.assert_close(homography_flow(flow.float(), None), flow.float(), atol=1e-3, rtol=0)
+
+
+def test_the_floor_sees_only_covisible_pixels() -> None:
+    flow = homography(40, 56)
+    damaged, covisible = flow.clone(), torch.ones(1, 40, 56)
+    damaged[:, 5:25, 10:40] += 7.0
+    covisible[:, 5:25, 10:40] = 0.0
+    torch.testing.assert_close(homography_flow(damaged, covisible), flow, atol=1e-6, rtol=0)
+
+
+def test_the_floor_minimises_the_mean_error_not_its_square() -> None:
+    flow = homography(40, 56)
+    damaged = flow.clone()
+    damaged[:, 5:20, 10:40] += 7.0  # an object: a fifth of the pixels
+    damaged += 0.05 * torch.randn(damaged.shape, dtype=torch.float64)
+    error = flow_errors(homography_flow(damaged, None), damaged, None).aepe
+    truth = flow_errors(flow, damaged, None).aepe
+    assert error <= truth
+    shift = damaged.flatten(1, 2).median(1).values[:, None, None].expand_as(damaged)
+    assert error < flow_errors(shift, damaged, None).aepe
+
+
+def test_few_or_no_pixels_still_have_a_floor() -> None:
+    flow, covisible = homography(12, 12).repeat(2, 1, 1, 1), torch.zeros(2, 12, 12)
+    covisible[0, 4, 4:7] = 1.0
+    floor = homography_flow(flow, covisible)
+    assert floor.isfinite().all() and (floor[1] == 0).all()
+    assert flow_errors(floor[:1], flow[:1], covisible[:1]).aepe < 0.1
