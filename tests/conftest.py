@@ -1,4 +1,4 @@
-"""Shapes and types of every flow3r function are checked while the tests run; `shared` finds the optional sample data."""
+"""Shapes and types of every flow3r function are checked under pytest; `shared` finds the optional sample data."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("flow3r", "beartype.beartype")
+# An int is welcome where a float is asked for, as everywhere in Python.
+install_import_hook("flow3r", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -31,7 +31,9 @@ def umeyama(
     scale = torch.ones_like(sign)
     if with_scale:
         variance = (weight * source_centred.square()).sum((-2, -1))
-        spread = variance > torch.finfo(source.dtype).tiny
+        # Coincident points differ from their mean by rounding, which is no spread.
+        rounding = (8 * torch.finfo(source.dtype).eps) ** 2 * (weight * source.square()).sum((-2, -1))
+        spread = variance > rounding
         scale = torch.where(spread, (singular * flip).sum(-1) / torch.where(spread, variance, 1.0), scale)
     translation = target_mean[..., 0, :] - scale[..., None] * (rotation @ source_mean.mT)[..., 0]
     return scale, rotation, translation
@@ -55,10 +57,11 @@ def weighted_median_scale(
     lower median weighted by w |prediction|. Returns 1 where every weight or prediction is 0.
     """
     mass = weight * prediction.abs()
-    safe = torch.where(prediction == 0, 1.0, prediction)
-    ratio, order = torch.where(mass > 0, truth / safe, torch.inf).sort(dim=-1)
+    safe = torch.where(mass > 0, prediction, 1.0)
+    order = torch.where(mass > 0, truth / safe, torch.inf).argsort(dim=-1)
     cumulative = mass.gather(-1, order).cumsum(-1)
     total = cumulative[..., -1:]
-    index = (2 * cumulative < total).sum(-1, keepdim=True).clamp_max(ratio.shape[-1] - 1)
-    scale = ratio.gather(-1, index)[..., 0]
-    return torch.where(total[..., 0] > 0, scale, 1.0)
+    index = order.gather(-1, (2 * cumulative < total).sum(-1, keepdim=True).clamp_max(order.shape[-1] - 1))
+    # Divided again for the one that is chosen, so that no other ratio can bring an infinity into the gradient.
+    scale = truth.gather(-1, index) / safe.gather(-1, index)
+    return torch.where(total > 0, scale, 1.0)[..., 0]

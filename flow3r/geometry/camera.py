@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from flow3r.geometry.align import weighted_median_scale
+
 
 def pixel_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
@@ -56,7 +58,7 @@ def unproject(depth: Float[Tensor, "*b H W"], intrinsics: Float[Tensor, "*b 3 3"
 def transform_intrinsics(
     intrinsics: Float[Tensor, "*b 3 3"], new_from_old: Float[Tensor, "*b 3 3"]
 ) -> Float[Tensor, "*b 3 3"]:
-    """Intrinsics after an axis-aligned affine of the pixels (crop, pad, resize), given as a homogeneous 3 x 3 matrix."""
+    """Intrinsics after an axis-aligned affine of the pixels (crop, pad, resize), a homogeneous 3 x 3 matrix."""
     return new_from_old @ intrinsics
 
 
@@ -72,50 +74,44 @@ def crop_and_resize_affine(
     return torch.tensor([[sx, 0.0, -sx * left], [0.0, sy, -sy * top], [0.0, 0.0, 1.0]], dtype=dtype)
 
 
-def focal_from_points(
-    points: Float[Tensor, "*b H W 3"], weight: Float[Tensor, "*b H W"], iterations: int = 10
-) -> Float[Tensor, "*b"]:
+def focal_from_points(points: Float[Tensor, "*b H W 3"], weight: Float[Tensor, "*b H W"]) -> Float[Tensor, "*b"]:
     """The focal length in pixels (square pixels, centred principal point) that best explains a pointmap.
 
-    Minimises Σ w ‖u - f p_xy / p_z‖ (unsquared: robust to bad points) over f by reweighted least squares, whose every
-    step is closed form. `weight` >= 0; points at z <= 0 are left out. Where nothing is left, or the points project on
-    one spot, the answer is the diagonal of the image, a normal lens.
+    With u the offset of a pixel from the image centre and s = p_xy / p_z the slope of its ray, it minimises
+    Σ w |û · s - ‖u‖ / f| exactly, by a weighted median: the pixels are known and the slopes err, so that up to half of
+    the points may be arbitrarily wrong. `weight` >= 0; points at z <= 0 are left out. Where nothing is left, or less
+    than half of the weight agrees with the answer to within its own size (as when all points project on one spot), the
+    answer is the diagonal of the image, a normal lens.
     """
-    offset, slope, weight = _offsets_and_slopes(points, weight)
-    diagonal = math.hypot(*points.shape[-3:-1])
-    return _robust_focal(offset.flatten(-3, -2), slope.flatten(-3, -2), weight.flatten(-2), diagonal, iterations)
+    radius, slope, weight = _radial_slopes(points, weight)
+    return _focal_of_slopes(radius.flatten(-2), slope.flatten(-2), weight.flatten(-2), math.hypot(*points.shape[-3:-1]))
 
 
 def shared_focal_from_points(
-    points: Float[Tensor, "*b N H W 3"], weight: Float[Tensor, "*b N H W"], iterations: int = 10
+    points: Float[Tensor, "*b N H W 3"], weight: Float[Tensor, "*b N H W"]
 ) -> Float[Tensor, "*b"]:
     """The one focal length that best explains N pointmaps together; otherwise as `focal_from_points`."""
-    offset, slope, weight = _offsets_and_slopes(points, weight)
-    diagonal = math.hypot(*points.shape[-3:-1])
-    return _robust_focal(offset.flatten(-4, -2), slope.flatten(-4, -2), weight.flatten(-3), diagonal, iterations)
+    radius, slope, weight = _radial_slopes(points, weight)
+    return _focal_of_slopes(radius.flatten(-3), slope.flatten(-3), weight.flatten(-3), math.hypot(*points.shape[-3:-1]))
 
 
-def _offsets_and_slopes(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _radial_slopes(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per pixel ‖u‖, û · s and the weight, 0 for points that are not in front."""
     height, width = points.shape[-3:-1]
     offset = pixel_grid(height, width, points.device, points.dtype) - points.new_tensor([width / 2, height / 2])
+    radius = offset.norm(dim=-1)
     front = points[..., 2] > 1e-6
     slope = torch.where(front[..., None], points[..., :2] / points[..., 2:].clamp_min(1e-6), 0.0)
-    return offset.expand_as(slope), slope, torch.where(front, weight, 0.0)
+    along = (offset * slope).sum(-1) / radius.clamp_min(0.5)  # only the centre of odd sizes has a radius below 0.5: 0
+    return radius.expand_as(along), along, torch.where(front, weight, 0.0)
 
 
-def _robust_focal(offset: Tensor, slope: Tensor, weight: Tensor, fallback: float, iterations: int) -> Tensor:
-    focal = _weighted_ratio(offset, slope, weight, fallback)
-    for _ in range(iterations):
-        residual = (offset - focal[..., None, None] * slope).norm(dim=-1)
-        focal = _weighted_ratio(offset, slope, weight / residual.clamp_min(1e-3), fallback)
-    return focal
-
-
-def _weighted_ratio(offset: Tensor, slope: Tensor, weight: Tensor, fallback: float) -> Tensor:
-    top = (weight * (offset * slope).sum(-1)).sum(-1)
-    bottom = (weight * slope.square().sum(-1)).sum(-1)
-    known = (bottom > 1e-12) & (top > 0)
-    return torch.where(known, top / torch.where(known, bottom, 1.0), fallback)
+def _focal_of_slopes(radius: Tensor, slope: Tensor, weight: Tensor, fallback: float) -> Tensor:
+    inverse = weighted_median_scale(radius, slope, weight)
+    mass = weight * radius
+    agrees = (slope - inverse[..., None] * radius).abs() < inverse[..., None] * radius
+    known = (mass * agrees).sum(-1) > 0.5 * mass.sum(-1)
+    return torch.where(known, 1 / torch.where(known, inverse, 1.0), fallback)
 
 
 def centred_intrinsics(focal: Float[Tensor, "*b"], height: int, width: int) -> Float[Tensor, "*b 3 3"]:

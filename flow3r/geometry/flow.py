@@ -86,7 +86,7 @@ def resize_flow(displacement: Float[Tensor, "b H W 2"], height: int, width: int)
 
 
 def pixels_from_ndc(coordinates: Float[Tensor, "*b H W 2"]) -> Float[Tensor, "*b H W 2"]:
-    """Target pixels from the public checkpoint's coordinates: +1 at the left / top pixel centre, -1 at the right / bottom."""
+    """Target pixels from the public checkpoint's coordinates: +1 at the first pixel's centre, -1 at the last one's."""
     height, width = coordinates.shape[-3:-1]
     return 0.5 * (1 - coordinates) * coordinates.new_tensor([width - 1, height - 1]) + 0.5
 

@@ -61,13 +61,24 @@ def safe_norm(vector: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
 
 
 def nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
-    """The rotation nearest to a 3 x 3 matrix in Frobenius norm (SVD in at least fp32, determinant +1)."""
+    """The rotation nearest to a 3 x 3 matrix in Frobenius norm (SVD in at least fp32, determinant +1).
+
+    With M = U S V' the rotation turns by U Ω V', Ω_ij = (U' dM V - V' dM' U)_ij / (s_i + s_j). That gradient is exact
+    and finite also at a rotation, where the gradient of the SVD is not; where no rotation is nearest it is 0.
+    """
     with torch.autocast(matrix.device.type, enabled=False):
         wide = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
-        u, _, vt = torch.linalg.svd(wide)
-        sign = torch.linalg.det(u @ vt)
-        flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
-        return (u * flip[..., None, :]) @ vt
+        with torch.no_grad():
+            u, singular, vt = torch.linalg.svd(wide)
+            sign = torch.linalg.det(u @ vt).sign()
+            flip = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
+            vt, singular = flip[..., None] * vt, flip * singular
+            sums = singular[..., :, None] + singular[..., None, :]
+            unique = sums > torch.finfo(wide.dtype).eps * singular[..., :1, None]
+        # Zero in value up to rounding, since U' M V is diagonal here; it carries the gradient.
+        skew = u.mT @ wide @ vt.mT
+        skew = torch.where(unique, (skew - skew.mT) / torch.where(unique, sums, 1.0), 0.0)
+        return (u + u @ skew) @ vt
 
 
 def rotation_from_quaternion(wxyz: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 3 3"]:
