@@ -21,19 +21,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
+    replaced = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
         if temporary.is_file():
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-        elif path.is_dir():
-            shutil.rmtree(path)
+        elif temporary.is_dir() and path.is_dir():
+            os.replace(path, replaced)  # a folder can only be renamed onto an empty one
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        if replaced.is_dir() and not path.exists():
+            os.replace(replaced, path)
+        for leftover in (temporary, replaced):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
