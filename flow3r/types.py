@@ -9,12 +9,14 @@ its arguments; the device comes from the input.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+Movable = TypeVar("Movable", bound="OnDevice")
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:
@@ -30,7 +32,7 @@ def _moved(value: Any, device: torch.device | str) -> Any:
 class OnDevice:
     """A frozen dataclass of tensors that moves to a device as a whole."""
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: Movable, device: torch.device | str) -> Movable:
         fields = {field.name: _moved(getattr(self, field.name), device) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **fields)
 
