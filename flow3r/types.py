@@ -41,8 +41,8 @@ class OnDevice:
 class Flow(OnDevice):
     """Dense flow from view i to view j for ordered pairs (i, j).
 
-    `displacement` is in pixels (x right, y down) of its own H x W: the pixel centred at u in view i is seen in view j at
-    u + displacement. `covisible` is in [0, 1]; 0 marks unknown flow, whose displacement is finite and meaningless.
+    `displacement` is in pixels (x right, y down) of its own H x W: the pixel centred at u in view i is seen in view j
+    at u + displacement. `covisible` is in [0, 1]; 0 marks unknown flow, whose displacement is finite and meaningless.
     None: the source estimates no covisibility (the paper's flow head predicts none).
     """
 
@@ -75,7 +75,7 @@ class Views(OnDevice):
 
 @dataclass(frozen=True)
 class Latents(OnDevice):
-    """Geometry latents g and camera latents c of Eq. 2: per level of the flow head, shallow to deep, one map per view."""
+    """Geometry latents g and camera latents c of Eq. 2: per level of the flow head, shallow to deep, a map per view."""
 
     geometry: tuple[Float[Tensor, "B N h w D"], ...]
     camera: tuple[Float[Tensor, "B N h w D"], ...]
@@ -83,7 +83,7 @@ class Latents(OnDevice):
 
 @dataclass(frozen=True)
 class Prediction(OnDevice):
-    """What a model predicts, at its input's H x W. The world frame and scale are arbitrary, shared by the views of a scene.
+    """What a model predicts, at its input's H x W. World frame and scale are arbitrary, shared by a scene's views.
 
     Fields are None where that output was not asked for.
     """
@@ -152,7 +152,7 @@ class FlowLabels:
 
 
 class Teacher(Protocol):
-    """An off-the-shelf source of flow. `images` are consecutive frames of one shot; the teacher may use those between."""
+    """An off-the-shelf source of flow. `images` are consecutive frames of one shot; it may use those between a pair."""
 
     name: str
     parameters: dict[str, Any]  # every setting that changes its labels; hashed into the label store
