@@ -133,6 +133,7 @@ class Reconstruction:
     valid: Bool[np.ndarray, "N H W"]  # False: padding, or no point in front of the camera
     pinhole: Literal["shared", "per-frame"] = "per-frame"
     scale: Literal["relative", "metric"] = "relative"
+    source: str = ""  # name of the video or images
     model: str = ""  # what predicted it
     weights_sha256: str = ""  # of the tensors that it held
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)  # seconds per stage

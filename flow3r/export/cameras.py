@@ -1,0 +1,27 @@
+"""What several exports ask of the cameras of a reconstruction."""
+
+import numpy as np
+from jaxtyping import Float
+
+from flow3r.types import Reconstruction
+
+
+def one_camera(reconstruction: Reconstruction) -> bool:
+    """Whether all frames have one size and one pinhole in original pixels."""
+    sizes, intrinsics = reconstruction.original_sizes, reconstruction.original_intrinsics
+    return bool((sizes == sizes[0]).all() and np.allclose(intrinsics, intrinsics[0], rtol=1e-9, atol=1e-9))
+
+
+def corner_rays(reconstruction: Reconstruction) -> Float[np.ndarray, "N 4 3"]:
+    """Rays with z = 1, in each camera's frame, through the corners of its original image, clockwise from top left."""
+    height, width = reconstruction.original_sizes.astype(np.float64).T
+    zero, one = np.zeros_like(height), np.ones_like(height)
+    x, y = np.stack([zero, width, width, zero], axis=-1), np.stack([zero, zero, height, height], axis=-1)
+    corners = np.stack([x, y, np.broadcast_to(one[:, None], x.shape)], axis=-1)
+    return corners @ np.linalg.inv(reconstruction.original_intrinsics).swapaxes(-1, -2)
+
+
+def typical_depth(reconstruction: Reconstruction) -> float:
+    """The median of the known depths, by which drawings of the scene are sized; 1 where there is none."""
+    known = reconstruction.depth[reconstruction.valid & (reconstruction.depth > 0)]
+    return float(np.median(known)) if len(known) else 1.0
