@@ -22,7 +22,7 @@ def save_arrays(reconstruction: Reconstruction, path: Path) -> None:
 
 
 def load_reconstruction(path: str | Path) -> Reconstruction:
-    """Read a reconstruction.npz, or the folder that holds it. Raises InputError where there is none that can be read."""
+    """Read a reconstruction.npz, or the folder that holds it. Raises InputError where there is none to be read."""
     path = Path(path)
     path = path / "reconstruction.npz" if path.is_dir() else path
     if not path.is_file():
