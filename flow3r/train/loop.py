@@ -16,6 +16,7 @@ from flow3r.files import atomic_path, write_text
 from flow3r.losses.objective import pi3_objective
 from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
+from flow3r.nn.precision import fast_dtype
 from flow3r.train.checkpoint import config_as_json, load_checkpoint, save_checkpoint
 from flow3r.train.log import RunLog
 from flow3r.train.optim import freeze_all_but, learning_rate, make_optimizer
@@ -122,9 +123,7 @@ def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     """Whether to run under bf16 autocast: as the configuration says, or `auto`: where the device computes in it."""
     if config.precision != "auto":
         return config.precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return fast_dtype(device) == torch.bfloat16
 
 
 def _pairs(views: Views) -> Tensor | None:

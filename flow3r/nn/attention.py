@@ -1,0 +1,40 @@
+"""THE attention: scaled dot product over tokens, with optional rotary embedding and normalised queries and keys."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flow3r.nn.rope import RotaryTable, rotate
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention. `qk_norm_eps`: LayerNorm of every head's queries and keys, shared by the heads."""
+
+    def __init__(self, width: int, heads: int, qk_norm_eps: float | None = None):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        head_width = width // heads
+        self.q_norm = nn.Identity() if qk_norm_eps is None else nn.LayerNorm(head_width, eps=qk_norm_eps)
+        self.k_norm = nn.Identity() if qk_norm_eps is None else nn.LayerNorm(head_width, eps=qk_norm_eps)
+
+    def forward(self, x: Float[Tensor, "B T D"], rope: RotaryTable | None = None) -> Float[Tensor, "B T D"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def attend(
+    q: Float[Tensor, "B heads T D"], k: Float[Tensor, "B heads T D"], v: Float[Tensor, "B heads T D"]
+) -> Float[Tensor, "B heads T D"]:
+    """softmax(q k' / √D) v. Plain products in bf16 training on a CPU, where the backward of the fused kernel is slow."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        with torch.autocast("cpu", enabled=False):
+            return ((q @ k.mT) * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)

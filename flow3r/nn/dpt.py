@@ -1,0 +1,101 @@
+"""DPT: four maps of tokens to one dense map (Ranftl et al. 2021, in the form of VGGT)."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+POSITION_RATIO = 0.1  # VGGT: weight of the sine-cosine positions
+
+
+class ResidualUnit(nn.Module):
+    """relu(x) + conv2(relu(conv1(relu(x)))): the public model's first ReLU works in place, so the skip is relu(x)."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = F.relu(x)
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class Fusion(nn.Module):
+    """Add a skip, refine, mix channels, upsample. The 1 x 1 mix comes before the upsampling, with which it commutes."""
+
+    def __init__(self, features: int, with_skip: bool):
+        super().__init__()
+        self.skip_unit = ResidualUnit(features) if with_skip else None
+        self.unit = ResidualUnit(features)
+        self.out_conv = nn.Conv2d(features, features, 1)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], skip: Float[Tensor, "b c h w"] | None, size: tuple[int, int]
+    ) -> Float[Tensor, "b c H W"]:
+        if self.skip_unit is not None:
+            x = x + self.skip_unit(skip)
+        return F.interpolate(self.out_conv(self.unit(x)), size, mode="bilinear", align_corners=True)
+
+
+class Dpt(nn.Module):
+    """Four levels of token maps, shallow to deep, become features at 4x, 2x, 1x and 1/2 of the token grid, are fused
+    from deep to shallow, and decoded at full resolution to `outputs` channels without activation."""
+
+    def __init__(self, width: int, features: int, level_channels: tuple[int, int, int, int], hidden: int, outputs: int):
+        super().__init__()
+        c0, c1, c2, c3 = level_channels
+        self.projects = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in level_channels)
+        self.resize = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(c0, c0, 4, stride=4),
+                nn.ConvTranspose2d(c1, c1, 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(c3, c3, 3, stride=2, padding=1),
+            ]
+        )
+        self.reduce = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1, bias=False) for c in (c0, c1, c2, c3))
+        self.fusions = nn.ModuleList(Fusion(features, with_skip=level < 3) for level in range(4))
+        self.neck = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.head = nn.Conv2d(features // 2, hidden, 3, padding=1)
+        self.last = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, levels: tuple[Float[Tensor, "b D h w"], ...], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
+        aspect = size[1] / size[0]
+        maps = []
+        for level, project, resize, reduce in zip(levels, self.projects, self.resize, self.reduce, strict=True):
+            maps.append(reduce(resize(_with_position(project(level), aspect))))
+        x = self.fusions[3](maps[3], None, maps[2].shape[-2:])
+        x = self.fusions[2](x, maps[2], maps[1].shape[-2:])
+        x = self.fusions[1](x, maps[1], maps[0].shape[-2:])
+        x = self.fusions[0](x, maps[0], (2 * maps[0].shape[-2], 2 * maps[0].shape[-1]))
+        x = F.interpolate(self.neck(x), size, mode="bilinear", align_corners=True)
+        x = F.relu(self.head(_with_position(x, aspect)))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.last(x.float())
+
+
+def _with_position(x: Tensor, aspect: float) -> Tensor:
+    table = position_table(x.shape[1], *x.shape[-2:], aspect, x.device)
+    return x + (POSITION_RATIO * table).to(x.dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a table first made in inference must serve training too
+def position_table(
+    channels: int, height: int, width: int, aspect: float, device: torch.device
+) -> Float[Tensor, "c h w"]:
+    """Sines and cosines of pixel positions on a rectangle of the image's aspect inscribed in the unit circle."""
+    diagonal = (aspect**2 + 1) ** 0.5
+    quarter = channels // 4
+    frequency = 100.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    parts = []
+    for length, span in ((width, aspect / diagonal), (height, 1 / diagonal)):
+        end = span * (length - 1) / length
+        angle = torch.linspace(-end, end, length, dtype=torch.float64)[:, None] * frequency
+        parts.append(torch.cat([angle.sin(), angle.cos()], dim=-1))  # (length, channels / 2)
+    horizontal = parts[0][None].expand(height, -1, -1)
+    vertical = parts[1][:, None].expand(-1, width, -1)
+    return torch.cat([horizontal, vertical], dim=-1).permute(2, 0, 1).float().to(device)
