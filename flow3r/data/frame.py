@@ -1,0 +1,46 @@
+"""One image with what is known about it, and the protocol by which videos and datasets hand out images."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An upright image and its labels, at its original size. Conventions as in flow3r.types."""
+
+    image: UInt8[np.ndarray, "H W 3"]  # RGB, rotation flags already applied
+    timestamp: float  # seconds; the frame index where the source has no clock
+    name: str
+    depth: Float[np.ndarray, "H W"] | None = None  # z-depth, 0 = unknown
+    intrinsics: Float[np.ndarray, "3 3"] | None = None  # pixels of this image, half-integer centres
+    world_from_camera: Float[np.ndarray, "4 4"] | None = None
+
+
+@runtime_checkable
+class Sequence(Protocol):
+    """Ordered frames of one source: a video, a list of images, a scene of a dataset."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def timestamps(self) -> Float[np.ndarray, "N"]:
+        """Seconds, ascending; the frame index where the source has no clock."""
+        ...
+
+    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """The frames at strictly ascending `indices`, one at a time: memory does not grow with their number."""
+        ...
+
+
+def check_indices(indices: Iterable[int], length: int) -> list[int]:
+    """`indices` as a list; ValueError unless they ascend strictly within [0, length)."""
+    checked = [int(index) for index in indices]
+    if any(b <= a for a, b in pairwise(checked)) or (checked and not 0 <= checked[0] <= checked[-1] < length):
+        raise ValueError(f"frame indices must ascend strictly within 0..{length - 1}, got {checked[:8]}")
+    return checked

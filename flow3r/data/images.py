@@ -1,0 +1,89 @@
+"""Still images: one file, or a list of files as a sequence."""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from flow3r.data.frame import Frame, check_indices
+from flow3r.errors import InputError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of a still image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts names with numbers as people do: 2.png before 10.png."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in parts] + [(2, 0, path.name)]
+
+
+def check_pixels(height: int, width: int, path: Path) -> None:
+    """InputError if an image of this size is too large to decode: a few bytes on disk may claim gigabytes of pixels."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and height * width > limit:
+        raise InputError(
+            f"{path}: {width} x {height} pixels are more than the limit of {limit}; "
+            "make it smaller first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+        )
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """An image file as upright RGB: the EXIF orientation is applied, transparency dropped, 16 bits cut to 8.
+
+    Raises InputError if the file is missing, unreadable, cut short, or larger than PIL.Image.MAX_IMAGE_PIXELS.
+    """
+    from PIL import Image, ImageOps
+
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels is stricter
+            image = Image.open(path)
+        with image:
+            check_pixels(image.height, image.width, path)
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                grey = (np.asarray(upright) >> 8).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
+            return np.array(upright.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: image too large to decode safely: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such image") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: not an image that can be read, or cut short ({error})") from error
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A list of image files as a Sequence; sizes may differ. It has no clock: timestamps are the frame indices."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose content determines the frames."""
+        return self.paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def timestamps(self) -> Float[np.ndarray, "N"]:
+        return np.arange(len(self.paths), dtype=np.float64)
+
+    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """The frames at strictly ascending `indices`, read one at a time."""
+        for index in check_indices(indices, len(self)):
+            yield Frame(read_image(self.paths[index]), float(index), self.paths[index].name)
