@@ -30,8 +30,8 @@ def render(world_from_camera: np.ndarray, intrinsics: np.ndarray, size: tuple[in
     """Depth (H W), world points (H W 3) and colours (H W 3) of one camera inside the room, exact at pixel centres."""
     rays = camera_rays(torch.from_numpy(intrinsics), *size).numpy() @ world_from_camera[:3, :3].T
     centre = world_from_camera[:3, 3]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        depth = np.where(rays > 0, (HIGH - centre) / rays, (LOW - centre) / rays).min(axis=-1)
+    walls = np.where(rays > 0, HIGH, LOW) - centre
+    depth = np.divide(walls, rays, out=np.full_like(rays, np.inf), where=rays != 0).min(axis=-1)
     points = centre + rays * depth[..., None]
     colours = np.where(points[..., 1:2] < HORIZON, [220, 50, 40], [40, 60, 220]).astype(np.uint8)
     return depth, points, colours
@@ -71,7 +71,7 @@ def room_reconstruction(
         depth=np.where(valid, depth, 0).astype(np.float32),
         points=points.astype(np.float32),
         raw_points=points.astype(np.float32),
-        confidence=np.clip(2 / depth, 0, 1).astype(np.float32),
+        confidence=np.exp(-0.1 * np.linalg.norm(points - poses[:, None, None, :3, 3], axis=-1)).astype(np.float32),
         colours=colours,
         valid=valid,
         pinhole="shared",

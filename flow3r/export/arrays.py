@@ -2,6 +2,7 @@
 
 import dataclasses
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a readable npz file ({error}); write the reconstruction again") from error
     version = arrays.pop("format_version", None)
     if version is None or int(version) != FORMAT_VERSION:

@@ -25,8 +25,11 @@ def write_glb(reconstruction: Reconstruction, points: Points, path: Path) -> int
     import trimesh
 
     cloud = trimesh.PointCloud(points.positions, colors=points.colours)
-    cameras = trimesh.load_path(frustum_segments(reconstruction).reshape(-1, 2, 3))
-    cameras.colors = np.tile(np.uint8(FRUSTUM_COLOUR), (len(cameras.entities), 1))
+    ends = frustum_segments(reconstruction).reshape(-1, 3)
+    lines = [trimesh.path.entities.Line(points=[k, k + 1]) for k in range(0, len(ends), 2)]
+    # Unprocessed: trimesh would merge the ends of frusta that are small against its absolute tolerance.
+    colours = np.tile(np.uint8(FRUSTUM_COLOUR), (len(lines), 1))
+    cameras = trimesh.path.Path3D(entities=lines, vertices=ends, colors=colours, process=False)
     scene = trimesh.Scene()
     scene.graph.update(frame_to=ROOT_NODE, frame_from=scene.graph.base_frame, matrix=GLTF_FROM_WORLD)
     scene.add_geometry(cloud, geom_name="points", node_name="points", parent_node_name=ROOT_NODE)

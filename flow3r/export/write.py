@@ -19,7 +19,7 @@ from flow3r.export.nerfstudio import write_nerfstudio
 from flow3r.export.ply import write_ply
 from flow3r.export.points import Points, select_points
 from flow3r.export.tum import write_tum
-from flow3r.files import atomic_path, write_json
+from flow3r.files import write_json
 from flow3r.types import Reconstruction
 
 # What each format puts into the output folder; its first entry is the one to open.
@@ -145,6 +145,11 @@ def _staging(out: Path) -> Iterator[Path]:
 def _publish(folder: Path, out: Path) -> None:
     """Move everything into `out`, the manifest last: until then it tells the next run what a killed one has moved."""
     entries = sorted(path.name for path in folder.iterdir() if path.name != manifest.NAME)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
     for entry in [*entries, manifest.NAME]:
-        with atomic_path(out / entry) as temporary:
-            os.replace(folder / entry, temporary)
+        if (out / entry).is_dir():  # a folder can only be renamed onto an empty one
+            os.replace(out / entry, folder / f"replaced-{entry}")
+        os.replace(folder / entry, out / entry)
