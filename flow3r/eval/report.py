@@ -1,0 +1,171 @@
+"""What a measurement found, sequence by sequence, and the tables and files that show it."""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from flow3r.files import write_json
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one measure is printed, and which way is better."""
+
+    group: str
+    label: str
+    better: Literal["higher", "lower"]
+    digits: int
+    over_sequences: Callable[[Sequence[float]], float] = mean
+
+
+COLUMNS = {
+    "rra@5": Column("pose", "RRA@5° %", "higher", 1),
+    "rra@15": Column("pose", "RRA@15° %", "higher", 1),
+    "rra@30": Column("pose", "RRA@30° %", "higher", 1),
+    "rta@5": Column("pose", "RTA@5° %", "higher", 1),
+    "rta@15": Column("pose", "RTA@15° %", "higher", 1),
+    "rta@30": Column("pose", "RTA@30° %", "higher", 1),
+    "rta_signed@30": Column("pose", "RTA@30° signed %", "higher", 1),
+    "auc@30": Column("pose", "AUC@30° %", "higher", 1),
+    "ate": Column("pose", "ATE", "lower", 4),
+    "rpe_translation": Column("pose", "RPE translation", "lower", 4),
+    "rpe_rotation": Column("pose", "RPE rotation °", "lower", 2),
+    "mse": Column("points", "MSE / s", "lower", 4),
+    "accuracy": Column("points", "Acc / s", "lower", 4),
+    "completeness": Column("points", "Comp / s", "lower", 4),
+    "chamfer": Column("points", "CD / s", "lower", 4),
+    "f@2": Column("points", "F@2 %", "higher", 3),
+    "f@5": Column("points", "F@5 %", "higher", 3),
+    "abs_rel": Column("depth", "AbsRel", "lower", 4),
+    "delta": Column("depth", "δ < 1.25 %", "higher", 1),
+    "aepe": Column("flow", "AEPE px", "lower", 2),
+    "aepe_of_diagonal": Column("flow", "AEPE % of diagonal", "lower", 2),
+    "within_1px": Column("flow", "within 1 px %", "higher", 1),
+    "within_3px": Column("flow", "within 3 px %", "higher", 1),
+    "within_5px": Column("flow", "within 5 px %", "higher", 1),
+    "within_1%": Column("flow", "within 1 % of width %", "higher", 1),
+    "within_2%": Column("flow", "within 2 % of width %", "higher", 1),
+    "within_5%": Column("flow", "within 5 % of width %", "higher", 1),
+    "sampson": Column("epipolar", "Sampson px, median", "lower", 3, median),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row's result on one sequence. A measure that the data do not allow is absent from `values`."""
+
+    sequence: str
+    values: dict[str, float]  # keys of COLUMNS
+    notes: tuple[str, ...] = ()  # failures and oddities, to be counted
+    degenerate: bool = False  # the true trajectory is static or collinear: ATE and RPE say less
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    scores: tuple[Score, ...]
+
+    def mean(self, column: str, ordinary_only: bool = False) -> float | None:
+        """The unweighted mean (median for Sampson) over the sequences that have the measure; None where none has."""
+        scores = [score for score in self.scores if not (ordinary_only and score.degenerate)]
+        values = [score.values[column] for score in scores if column in score.values]
+        return COLUMNS[column].over_sequences(values) if values else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One measurement: what was measured how, row by row. The first row is the model, the others compare."""
+
+    title: str
+    rows: tuple[Row, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()  # what could not be measured, and why
+
+    def mean(self, row: str, column: str) -> float | None:
+        """The mean of a named row. Raises KeyError for an unknown row."""
+        by_name = {candidate.name: candidate for candidate in self.rows}
+        return by_name[row].mean(column)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The measures that at least one row has, in the order of COLUMNS."""
+        return tuple(name for name in COLUMNS if any(row.mean(name) is not None for row in self.rows))
+
+
+def compare(before: Report, after: Report, names: tuple[str, str] = ("before", "after")) -> Report:
+    """One report with the models of two side by side, and the other rows of whichever has them.
+
+    Raises ValueError if the two were measured differently.
+    """
+    if before.settings != after.settings or before.title != after.title:
+        raise ValueError(f"'{before.title}' {before.settings} and '{after.title}' {after.settings} cannot be compared")
+    models = replace(before.rows[0], name=names[0]), replace(after.rows[0], name=names[1])
+    others = max(before.rows[1:], after.rows[1:], key=len)
+    return replace(after, rows=models + others, remarks=tuple(dict.fromkeys(before.remarks + after.remarks)))
+
+
+def table(report: Report) -> Table:
+    """A rich table: one line per measure, one column per row of the report, and what needs to be said below it."""
+    sequences = max((sum(bool(score.values) for score in row.scores) for row in report.rows), default=0)
+    result = Table(
+        title=report.title, caption="\n".join(footnotes(report)), caption_justify="left", title_justify="left"
+    )
+    result.add_column(f"mean of {sequences}" if sequences != 1 else "one sequence", no_wrap=True)
+    for row in report.rows:
+        result.add_column(row.name, justify="right")
+    previous = None
+    for name in report.columns:
+        column = COLUMNS[name]
+        if previous not in (None, column.group):
+            result.add_section()
+        previous = column.group
+        arrow = "↑" if column.better == "higher" else "↓"
+        means = [row.mean(name) for row in report.rows]
+        result.add_row(f"{column.label} {arrow}", *("–" if m is None else f"{m:.{column.digits}f}" for m in means))
+    return result
+
+
+def footnotes(report: Report) -> list[str]:
+    """Remarks, then every note with how many sequences of which row it concerns, then means without odd sequences."""
+    lines = list(report.remarks)
+    for row in report.rows:
+        counts = Counter(note for score in row.scores for note in score.notes)
+        lines += [f"{row.name}: {note} ({count} of {len(row.scores)})" for note, count in counts.items()]
+    for row in report.rows:
+        odd = sum(score.degenerate for score in row.scores)
+        mean = row.mean("ate", ordinary_only=True)
+        if odd and mean is not None:
+            lines.append(f"{row.name}: ATE {mean:.4f} without the {odd} sequences of a degenerate true trajectory")
+    return lines
+
+
+def to_text(report: Report, width: int = 100) -> str:
+    """The table as plain text."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(table(report))
+    return stream.getvalue()
+
+
+def write_report(path: str | Path, report: Report) -> None:
+    """Write means, every sequence's values, notes and settings as JSON, atomically."""
+    rows = [
+        {
+            "name": row.name,
+            "mean": {name: row.mean(name) for name in report.columns if row.mean(name) is not None},
+            "sequences": [
+                {"sequence": s.sequence, "values": s.values, "notes": list(s.notes), "degenerate": s.degenerate}
+                for s in row.scores
+            ],
+        }
+        for row in report.rows
+    ]
+    remarks, notes = list(report.remarks), footnotes(report)
+    value = {"title": report.title, "settings": report.settings, "remarks": remarks, "notes": notes, "rows": rows}
+    write_json(path, value)
