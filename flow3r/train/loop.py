@@ -83,7 +83,7 @@ def train(
             done = step + 1
             log.advance(done)
             if on_step is not None:
-                on_step(done, float(objective.total))
+                on_step(done, objective.total.item())
             if done % config.log_every == 0 or done == config.steps:
                 kind = "labelled" if views.labelled else "unlabelled"
                 scalars = {f"{kind}/{name}": term for name, term in objective.terms.items()}
