@@ -19,8 +19,8 @@ PACKAGE = REPOSITORY / "flow3r"
 # A room is the first path component under flow3r/. It imports only from floors below its own, never from a sibling.
 # "__init__" is the public surface, `from flow3r import load_model`.
 FLOORS = (
-    {"geometry", "nn", "types", "config", "errors", "files", "draw"},
-    {"model", "presets"},
+    {"geometry", "nn", "types", "config", "errors", "files"},
+    {"model", "presets", "draw"},
     {"losses", "metrics"},
     {"data"},
     {"teacher", "train", "reconstruction", "motion", "export"},
@@ -163,7 +163,7 @@ class OnlyTheFloor:
 
 sys.path.insert(0, repository)
 sys.meta_path[:] = [BuiltinImporter, FrozenImporter, OnlyTheFloor]
-import jaxtyping, numpy, rich, safetensors.torch, torch
+import jaxtyping, numpy, rich.console, safetensors.torch, torch  # rich itself draws random numbers at its import
 
 def world():
     return {
