@@ -26,6 +26,7 @@ from flow3r.geometry.camera import (
     unproject,
 )
 from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, transform_maps
+from flow3r.model.checkpoints import load_model
 from flow3r.nn.precision import fast_dtype
 from flow3r.types import Prediction, Reconstruction
 
@@ -124,8 +125,6 @@ class _Frames:
 def _network(model: str | Path | nn.Module, device: str | torch.device | None) -> tuple[nn.Module, str]:
     """The model, loaded where it is not one yet, and its name."""
     if not isinstance(model, nn.Module):
-        from flow3r.model.checkpoints import load_model
-
         return load_model(model, device or ("cuda" if torch.cuda.is_available() else "cpu")), Path(model).name
     if device is not None and _device_of(model).type != torch.device(device).type:
         raise InputError(

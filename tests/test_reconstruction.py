@@ -8,9 +8,12 @@ import pytest
 import torch
 from synthetic_room import ExactModel, intrinsics_of, walk
 
+from flow3r.config import BranchConfig, EncoderConfig, ModelConfig, MultiViewConfig
 from flow3r.data.frame import Frame
 from flow3r.errors import CheckpointError, InputError
 from flow3r.geometry.camera import pixel_grid
+from flow3r.model.checkpoints import save_model
+from flow3r.model.flow3r import Flow3r
 from flow3r.reconstruction import depth_at_original, hash_weights, reconstruct, spread_frames
 
 ORIGINAL, FOCAL, TOKENS = (120, 200), 170.0, (20, 24)
@@ -231,6 +234,41 @@ def test_a_long_video_is_read_one_frame_at_a_time_and_only_where_needed():
     assert sequence.most <= 2  # the one that is read, and the one before it
     np.testing.assert_allclose(found.timestamps, [0, 10, 20, 30, 40])
     assert found.frame_indices.tolist() == sequence.asked
+
+
+def tiny_flow3r():
+    """A Flow3r of random weights, a few thousand of them."""
+    return Flow3r(
+        ModelConfig(
+            encoder=EncoderConfig(width=32, depth=1, heads=2, registers=1, position_grid=4),
+            multiview=MultiViewConfig(width=32, depth=2, heads=2, registers=1),
+            branch=BranchConfig(width=32, depth=4, heads=2, camera_width=32),
+            flow=None,
+        )
+    )
+
+
+def test_a_flow3r_reconstructs_a_folder_in_any_precision_and_its_exports_hold_together(tmp_path):
+    from PIL import Image
+
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    model = tiny_flow3r()
+    exact, rounded = (reconstruct(tmp_path, model, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert exact.names == ("0.png", "1.png", "2.png") and exact.model == "Flow3r"
+    assert 64 <= exact.depth[0].size / 14**2 <= 96
+    np.testing.assert_allclose(rounded.depth, exact.depth, rtol=0.1)
+    assert len(hash_weights(model)) == 64 and hash_weights(model) != hash_weights(tiny_flow3r())
+
+
+def test_a_model_is_loaded_by_path(tmp_path):
+    model = tiny_flow3r()
+    save_model(model, tmp_path / "tiny.safetensors")
+    found = reconstruct(grey_images([0, 1]), tmp_path / "tiny.safetensors", device="cpu", tokens=TOKENS)
+    assert found.model == "tiny.safetensors" and found.weights_sha256 == hash_weights(model)
+    with pytest.raises(CheckpointError, match="missing"):
+        reconstruct(grey_images([0]), tmp_path / "missing.safetensors", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ UNITS = {
 }
 
 
-def write_html(reconstruction: Reconstruction, points: Points, path: Path) -> int:
-    """Fill the template; returns the number of points that the file holds, at most POINT_BUDGET.
+def write_html(reconstruction: Reconstruction, points: Points, path: Path, budget: int = POINT_BUDGET) -> int:
+    """Fill the template; returns the number of points that the file holds, at most `budget` and POINT_BUDGET.
 
     Raises InputError for more frames than the viewer can show.
     """
@@ -34,7 +34,7 @@ def write_html(reconstruction: Reconstruction, points: Points, path: Path) -> in
             f"viewer.html shows at most {MOST_FRAMES} frames, not {len(reconstruction.names)}: leave out html"
         )
     reachable = within_reach(reconstruction, points)
-    shown = reachable.at_most(POINT_BUDGET)
+    shown = reachable.at_most(min(budget, POINT_BUDGET))
     packed, origin, unit = pack_points(shown)
     scene = {
         "title": reconstruction.source or "reconstruction",
@@ -89,10 +89,11 @@ def embedded_json(value: object) -> str:
 def _frames(reconstruction: Reconstruction, pixels_per_point: float) -> list[dict]:
     # `pixel` is the side of a point at depth 1: a point stands for this many pixels, so that surfaces stay closed.
     pixel = np.sqrt(pixels_per_point) / reconstruction.intrinsics[:, 0, 0]
+    has_clock = (reconstruction.timestamps != reconstruction.frame_indices).any()
     return [
         {
             "name": name,
-            "time": round(float(reconstruction.timestamps[frame]), 6),
+            "time": round(float(reconstruction.timestamps[frame]), 6) if has_clock else None,
             "pose": reconstruction.world_from_camera[frame, :3].round(9).tolist(),
             "corners": corners[:, :2].round(9).tolist(),
             "pixel": float(pixel[frame]),

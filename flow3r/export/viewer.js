@@ -39,22 +39,24 @@ function look(from, direction, length) {
   dirty = true;
 }
 // The vertical field of view that shows a frame whole: x and y slopes of its corners, whatever the window's shape.
-function openingOf(frame, margin) {
+function openingOf(frame) {
   const [x, y] = [0, 1].map(k => Math.max(...frame.corners.map(corner => Math.abs(corner[k]))));
-  return 2 * Math.atan(margin * Math.max(y, x / aspect()));
+  return 2 * Math.atan(Math.max(y, x / aspect()));
 }
 function reset() {
   const first = frames[0], start = centre(first), ahead = axis(first, 2);
   const behind = Math.max(...frames.map(frame => dot(add(start, centre(frame), -1), ahead)));
   const back = 0.45 * scene.depth + Math.min(behind, 3 * scene.depth);
-  const wide = openingOf(first, 1), fit = Math.tan(wide / 2) / Math.tan((opening = Math.min(wide, 1.2)) / 2);
+  const wide = openingOf(first);
+  opening = Math.min(wide, 1.2);
+  const fit = Math.tan(wide / 2) / Math.tan(opening / 2);  // in a narrow window the view steps back instead
   const from = add(add(start, ahead, -back * fit), axis(first, 1), -0.3 * scene.depth);
   const towards = add(add(start, ahead, scene.depth), from, -1);
   look(from, unit(towards), Math.hypot(...towards));
 }
 function lookThrough() {
   const frame = frames[now];
-  opening = openingOf(frame, 1);
+  opening = openingOf(frame);
   look(centre(frame), axis(frame, 2), scene.depth);
 }
 
@@ -73,7 +75,6 @@ function program(name) {
   return { made, uniforms };
 }
 const pointProgram = program("point"), lineProgram = program("line");
-
 const pointArray = gl.createVertexArray();
 gl.bindVertexArray(pointArray);
 gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -93,8 +94,7 @@ const lineArray = gl.createVertexArray();
 gl.bindVertexArray(lineArray);
 const lineBuffer = gl.createBuffer();
 gl.bindBuffer(gl.ARRAY_BUFFER, lineBuffer);
-gl.enableVertexAttribArray(0); gl.vertexAttribPointer(0, 3, gl.FLOAT, false, 28, 0);
-gl.enableVertexAttribArray(1); gl.vertexAttribPointer(1, 4, gl.FLOAT, false, 28, 12);
+for (const k of [0, 1]) gl.enableVertexAttribArray(k), gl.vertexAttribPointer(k, 3 + k, gl.FLOAT, false, 28, 12 * k);
 
 // Frusta as lines, the path between them, and the image plane of the current camera as two triangles.
 function cameraGeometry() {
@@ -116,6 +116,11 @@ function cameraGeometry() {
   return [new Float32Array([...lines, ...faces]), lines.length / 7, faces.length / 7];
 }
 
+function use(program, matrix) {
+  gl.useProgram(program.made);
+  gl.uniformMatrix4fv(program.uniforms.clipFromWorld, false, matrix);
+  return program.uniforms;
+}
 function draw() {
   const near = 0.01 * Math.min(distance, scene.depth), far = 1000 * Math.max(distance, scene.depth);
   const f = 1 / Math.tan(opening / 2), [r, d, z, e] = [right(), down(), forward(), eye()];
@@ -127,9 +132,7 @@ function draw() {
   gl.clearColor(0.055, 0.075, 0.098, 1);
   gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
   gl.enable(gl.DEPTH_TEST);
-  let { made, uniforms } = pointProgram;
-  gl.useProgram(made);
-  gl.uniformMatrix4fv(uniforms.clipFromWorld, false, matrix);
+  const uniforms = use(pointProgram, matrix);
   gl.uniform3fv(uniforms.origin, scene.origin);
   const size = Number($("size").value) * canvas.height * f / 2;
   const values = { scale: scene.unit, size, threshold: threshold(), now };
@@ -139,9 +142,7 @@ function draw() {
   gl.drawArrays(gl.POINTS, 0, count);
   if (Number($("frustum").value) > 0) {
     const [data, lines, faces] = cameraGeometry();
-    ({ made, uniforms } = lineProgram);
-    gl.useProgram(made);
-    gl.uniformMatrix4fv(uniforms.clipFromWorld, false, matrix);
+    use(lineProgram, matrix);
     gl.bindVertexArray(lineArray);
     gl.bindBuffer(gl.ARRAY_BUFFER, lineBuffer);
     gl.bufferData(gl.ARRAY_BUFFER, data, gl.DYNAMIC_DRAW);
@@ -175,7 +176,8 @@ function threshold() {
 function refresh() {
   const frame = frames[now], hidden = below[threshold()], number = value => value.toLocaleString("en");
   $("time").value = now;
-  $("clock").textContent = `Frame ${now + 1} of ${frames.length} · ${frame.time.toFixed(2)} s`;
+  const clock = frame.time === null ? "" : ` · ${frame.time.toFixed(2)} s`;
+  $("clock").textContent = `Frame ${now + 1} of ${frames.length}${clock}`;
   $("name").textContent = $("name").title = frame.name;
   $("confidence-text").textContent = `≥ ${(threshold() / 255).toFixed(2)}, hides ${Math.round(100 * hidden / count)} %`;
   for (const id of ["size", "frustum"]) $(id + "-text").textContent = "× " + Number($(id).value).toFixed(1);
@@ -221,8 +223,7 @@ addEventListener("keyup", event => held.delete(event.key.toLowerCase()));
 addEventListener("blur", () => held.clear());
 
 function turn(dx, dy) {
-  const from = eye();
-  const sign = flying ? -1 : 1;  // either way the scene follows the pointer
+  const from = eye(), sign = flying ? -1 : 1;  // either way the scene follows the pointer
   [yaw, pitch] = [yaw + sign * dx, clamp(pitch + sign * dy, -1.5, 1.5)];
   if (flying) target = add(from, forward(), distance);
   dirty = true;
@@ -294,7 +295,6 @@ $("confidence").value = Number(wanted.get("hide")) || 0;
 if (innerWidth <= 640 || innerHeight <= 420) fold();
 new ResizeObserver(resize).observe(canvas);
 resize();
-reset();
-if (wanted.get("view") === "camera") lookThrough();
+(wanted.get("view") === "camera" ? lookThrough : reset)();
 refresh();
 tick(0);

@@ -66,10 +66,9 @@ def write_reconstruction(
     candidates = select_points(
         reconstruction, min_confidence=min_confidence, confidence_percentile=confidence_percentile
     )
-    points = candidates.at_most(max_points)
     with _staging(out) as folder:
         written = {}
-        for entry, writer in _writers(reconstruction, points, source).items():
+        for entry, writer in _writers(reconstruction, candidates, max_points, source).items():
             if entry in entries:
                 written[entry] = writer(folder / entry)
         record = {
@@ -87,9 +86,10 @@ def write_reconstruction(
 
 
 def _writers(
-    reconstruction: Reconstruction, points: Points, source: FrameSource | None
+    reconstruction: Reconstruction, candidates: Points, max_points: int, source: FrameSource | None
 ) -> dict[str, Callable[[Path], int | None]]:
     """For every entry of an output folder what writes it, and returns its number of points if it has any."""
+    points = candidates.at_most(max_points)
     return {
         "reconstruction.npz": lambda path: save_arrays(reconstruction, path),
         "scene.ply": lambda path: write_ply(points, path),
@@ -98,7 +98,7 @@ def _writers(
         "images": lambda path: write_images(reconstruction, source, path),
         "trajectory.tum": lambda path: write_tum(reconstruction, path),
         "transforms.json": lambda path: write_nerfstudio(reconstruction, path, images="images", ply="scene.ply"),
-        "viewer.html": lambda path: write_html(reconstruction, points, path),
+        "viewer.html": lambda path: write_html(reconstruction, candidates, path, max_points),
     }
 
 

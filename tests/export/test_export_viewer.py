@@ -75,6 +75,8 @@ def test_cameras_times_names_and_units_are_in_the_page(tmp_path):
     k, (height, width) = room.original_intrinsics[0], room.original_sizes[0]
     corners = np.array(scene["frames"][0]["corners"]) * k[[0, 1], [0, 1]] + k[:2, 2]
     np.testing.assert_allclose(corners, [[0, 0], [width, 0], [width, height], [0, height]], atol=1e-5)
+    still = dataclasses.replace(room, timestamps=room.frame_indices.astype(float))
+    assert [frame["time"] for frame in page_of(still, tmp_path)[1]["frames"]] == [None] * 3
     assert "relative units" in scene["units"] and "metre" not in scene["units"]
     assert "metres" in page_of(dataclasses.replace(room, scale="metric"), tmp_path)[1]["units"]
 
