@@ -4,8 +4,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +25,7 @@ class VideoIndex:
     pts: tuple[int, ...]
     keyframes: tuple[int, ...]  # timestamps at which decoding can start
     time_base: Fraction
+    counted: bool = False  # the file has no timestamps, or wrong ones: `pts` are the frames' numbers from the start
     damage: str | None = None  # what is wrong with a file that still decodes in part
 
 
@@ -33,7 +35,7 @@ class VideoDecoder:
     def __init__(self, path: Path, threads: int = 1):
         self.path, self.threads = path, threads
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VideoDecoder":
         import av
 
         try:
@@ -48,9 +50,8 @@ class VideoDecoder:
             self._container.close()
             raise InputError(f"{self.path}: the file has no video stream")
         self._stream = streams[0]
-        check_pixels(self._stream.height, self._stream.width, self.path)
         self._stream.codec_context.thread_count = self.threads
-        self._decoded = self._decode()
+        self._decoded: Iterator[tuple[int, Any]] | None = None
         self._last: int | None = None  # timestamp of the last decoded frame
         return self
 
@@ -65,13 +66,12 @@ class VideoDecoder:
         """
         packets, hidden, whole = self._packets()
         expected = max(self._stream.frames - hidden, len(packets))
-        if self._stream.time_base is None or not packets or any(pts is None for pts, _ in packets):
-            return self._index_by_decoding(expected, ())
-        times = sorted({pts for pts, _ in packets})
-        keyframes = tuple(sorted({pts for pts, is_keyframe in packets if is_keyframe}))
+        times = sorted({pts for pts, _ in packets if pts is not None})
+        keyframes = tuple(sorted({pts for pts, is_keyframe in packets if is_keyframe and pts is not None}))
         if whole and keyframes and len(times) == expected:
             self._container.seek(keyframes[-1], stream=self._stream)
-            if self._whole_frames(keyframes[-1]) == [time for time in times if time >= keyframes[-1]]:
+            decoded = [time for time in self._whole_frames() if time is not None and time >= keyframes[-1]]
+            if decoded == [time for time in times if time >= keyframes[-1]]:
                 return VideoIndex(tuple(times), keyframes, self._stream.time_base)
         return self._index_by_decoding(expected, keyframes)
 
@@ -93,30 +93,23 @@ class VideoDecoder:
 
     def _index_by_decoding(self, expected: int, keyframes: tuple[int, ...]) -> VideoIndex:
         self._reopen()
-        times = self._whole_frames(None)
+        times = self._whole_frames()
         damage = f"cut short or damaged: {len(times)} of {expected} frames decode" if len(times) < expected else None
-        rate = self._stream.average_rate or NOMINAL_RATE
-        time_base = (self._stream.time_base if keyframes else None) or 1 / Fraction(rate)
-        return VideoIndex(tuple(times), keyframes, time_base, damage)
+        if all(time is not None for time in times) and all(a < b for a, b in pairwise(times)):
+            return VideoIndex(tuple(times), keyframes, self._stream.time_base, damage=damage)
+        rate = Fraction(self._stream.average_rate or NOMINAL_RATE)
+        return VideoIndex(tuple(range(len(times))), (), 1 / rate, counted=True, damage=damage)
 
-    def _whole_frames(self, start: int | None) -> list[int]:
-        times = {time for time, frame in self._decode() if not frame.is_corrupt}
-        return sorted(time for time in times if start is None or time >= start)
+    def _whole_frames(self) -> list[int | None]:
+        return [frame.pts for frame in self._frames() if not frame.is_corrupt]
 
     def _reopen(self) -> None:
         """Back to the start, where not every format can seek to."""
         self._container.close()
         self.__enter__()
 
-    def _decode(self) -> Iterator[tuple[int, Any]]:
-        """(timestamp, frame) of all that decodes from here on; damaged packets are passed over.
-
-        A stream without timestamps is numbered from the start; it is never sought in.
-        """
-        for count, frame in enumerate(self._raw_frames()):
-            yield count if frame.pts is None else frame.pts, frame
-
-    def _raw_frames(self) -> Iterator[Any]:
+    def _frames(self) -> Iterator[Any]:
+        """All that decodes from here on, in the order of presentation; damaged packets are passed over."""
         import av
 
         try:
@@ -134,13 +127,14 @@ class VideoDecoder:
 
         Raises InputError if it does not decode.
         """
-        if self._worth_seeking(time, index):
-            start = index.keyframes[bisect_right(index.keyframes, time) - 1]
-            self._container.seek(start, stream=self._stream)
-            self._decoded = self._decode()
+        if self._decoded is None or self._worth_seeking(time, index):
+            if keyframes := index.keyframes[: bisect_right(index.keyframes, time)]:
+                self._container.seek(keyframes[-1], stream=self._stream)
+            self._decoded = self._timed(index)
         frame = self._next_at(time)
         if frame is None:  # the seek ended too late, or a frame is damaged: decode all from the start
             self._reopen()
+            self._decoded = self._timed(index)
             frame = self._next_at(time)
         if frame is None:
             seconds = float(time * index.time_base)
@@ -153,6 +147,13 @@ class VideoDecoder:
             return False
         decoded = bisect_right(index.pts, self._last) if self._last is not None else 0
         return bisect_right(index.pts, index.keyframes[keyframe]) - decoded > SEEK_GAIN
+
+    def _timed(self, index: VideoIndex) -> Iterator[tuple[int, Any]]:
+        for number, frame in enumerate(self._frames()):
+            if index.counted:
+                yield number, frame
+            elif frame.pts is not None:
+                yield frame.pts, frame
 
     def _next_at(self, time: int) -> Any | None:
         for decoded_time, frame in self._decoded:

@@ -59,11 +59,11 @@ def label_pairs(
             break
         i = int((attempt + generator.uniform()) / wanted % 1 * (count - 1))
         stride = np.exp(generator.uniform(*np.log(strides)))
-        if seconds[i] + stride > seconds[-1] + (seconds[-1] - seconds[-2]) and i + 1 < count - 1:
-            continue  # the segment ends before
-        j = max(i + 1, int(np.abs(seconds - seconds[i] - stride).argmin()))
-        if j - i <= longest_chain:
-            chosen.add((i, j))
+        ahead = seconds[i + 1 : i + 1 + longest_chain] - seconds[i]
+        step = int(np.abs(np.log(ahead / stride)).argmin())
+        reaches_beyond = i + 1 + step == count - 1 and stride > 1.5 * ahead[-1]
+        if step == 0 or not reaches_beyond:
+            chosen.add((i, i + 1 + step))
     both = sorted(pair for i, j in chosen for pair in ((i, j), (j, i)))
     return np.array(both, dtype=np.int64).reshape(-1, 2)
 
