@@ -128,7 +128,7 @@ def ground_height(waves: Float[Tensor, "B G 4"], x: Float[Tensor, "B *r"], z: Fl
 
 
 def ground_depth(waves: Tensor, origin: Tensor, direction: tuple[Tensor, ...]) -> Tensor:
-    """Depth at which rays from above first reach the ground: marched geometrically, then bisected; infinity if never."""
+    """Depth at which rays from above first reach the ground: marched geometrically, then bisected; else infinity."""
     ox, oy, oz = origin[..., None].unbind(2)
     dx, dy, dz = direction
 

@@ -190,7 +190,7 @@ def _objects(
     distance: Tensor,
     poses: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Objects on the floor around the target, some of them moving; those that a camera comes too close to are left out."""
+    """Objects on the floor around the target, some moving; those that a camera comes too close to are left out."""
     size = distance[:, None, None] * draws.log_uniform(0.07, 0.28, OBJECTS, 3)
     away = distance[:, None] * draws.uniform(0.05, 0.75, OBJECTS)
     around = draws.uniform(0, 2 * math.pi, OBJECTS)

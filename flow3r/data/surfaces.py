@@ -155,7 +155,7 @@ def _pyramid(texture: Tensor) -> tuple[Tensor, ...]:
 def _images(
     surfaces: Surfaces, index: Tensor, colour: Tensor, point: Tensor, normal: Tensor, footprint: Tensor, pyramids: tuple
 ) -> Tensor:
-    """Replace the colour of surfaces that carry an image, laid on along their dominant axis and mirrored at its borders."""
+    """The colour of surfaces that carry an image, laid on along their dominant axis and mirrored at its borders."""
     which, size = surfaces.image.flatten()[index], surfaces.image_size.flatten()[index]
     axis = normal.abs().argmax(-1)
     u = torch.where(axis == 0, point[:, 2], point[:, 0]) / size

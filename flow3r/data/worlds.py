@@ -1,4 +1,4 @@
-"""Procedural worlds: endless scenes with exact depth, cameras, object identities, flow and covisibility, on torch alone."""
+"""Procedural worlds: endless scenes with exact depth, cameras, identities, flow and covisibility, on torch alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,9 +43,10 @@ def render_worlds(
 ) -> Worlds:
     """Render one scene per seed in `views` views of `size` (H, W), with exact flow for the ordered `pairs` if given.
 
-    Scene b depends on seeds[b], views, size, config and difficulty alone. Depth and flow are taken at pixel centres, the
-    sky has depth 0 (unknown); only colour is anti-aliased. Flow includes the motion of objects; covisible is 1 where a
-    ray from camera j reaches the very point that pixel of view i sees. Worlds are in metres, OpenCV axes, world y down.
+    Scene b depends on seeds[b], views, size, config and difficulty alone. Depth and flow are taken at pixel centres,
+    the sky has depth 0 (unknown); only colour is anti-aliased. Flow includes the motion of objects; covisible is 1
+    where a ray from camera j reaches the very point that pixel of view i sees. Worlds are in metres, OpenCV axes, world
+    y down.
     `difficulty` in [0, 1] goes from distinctive textures and calm motion to the full distribution; `textures` (RGB in
     [0, 1]) are laid on half of the surfaces.
     """
@@ -116,7 +117,7 @@ def least_overlap(shapes: Shapes, intrinsics: Float[Tensor, "B 3 3"], size: tupl
 def mean_relative_poses(
     views: int, config: WorldsConfig = WorldsConfig(), scenes: int = 1000, seed: int = 0
 ) -> Float[Tensor, "G 4 4"]:
-    """The mean pose i_from_j, j = i + 1 .. i + views - 1, over training worlds: chordal mean rotation, mean translation."""
+    """The mean pose i_from_j per frame gap j - i = 1 .. views - 1, over training worlds (rotation: chordal mean)."""
     shapes = choose_scenes(range(seed, seed + scenes), views, (112, 112), config).shapes
     poses = shapes.world_from_camera.double()
     means = []
