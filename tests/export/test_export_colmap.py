@@ -1,8 +1,10 @@
 """COLMAP's text model, read back by pycolmap: points reproject, in the pixels of the original images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from synthetic_room import original_images, room_reconstruction
+from synthetic_room import original_images, room_reconstruction, walk
 
 from flow3r.export.colmap import write_colmap
 from flow3r.export.images import write_images
@@ -95,3 +97,14 @@ def test_the_images_are_the_originals_under_the_names_of_the_model(tmp_path):
         with Image.open(tmp_path / "images" / image.name) as file:
             written = np.asarray(file).astype(int)
         assert np.abs(written - originals[image.image_id - 1]).mean() < 2
+
+
+def test_a_frame_without_points_is_still_an_image(tmp_path):
+    room = room_reconstruction()
+    valid = room.valid.copy()
+    valid[1] = False
+    _, model = read_back(dataclasses.replace(room, valid=valid), tmp_path)
+    assert [len(model.images[image].points2D) > 0 for image in (1, 2, 3)] == [True, False, True]
+    np.testing.assert_allclose(
+        np.linalg.inv(np.vstack([pose_of(model.images[3]), [0, 0, 0, 1]])), walk(3)[2], atol=1e-9
+    )
