@@ -9,7 +9,7 @@ its arguments; the device comes from the input.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -152,6 +152,7 @@ class FlowLabels:
     refusals: tuple[str, ...]
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """An off-the-shelf source of flow. `images` are consecutive frames of one shot; it may use those between a pair."""
 

@@ -6,7 +6,7 @@ Since a batch depends on nothing else, workers, ranks, and a run that was killed
 import hashlib
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -20,6 +20,7 @@ from flow3r.types import Views
 TRAINING_SEEDS = 2**40  # worlds below are for training, those from here on for measuring
 
 
+@runtime_checkable
 class ClipSource(Protocol):
     """Unlabelled clips with flow labels: `scenes` scenes of `views` frames and `pairs` labelled ordered pairs."""
 

@@ -117,7 +117,7 @@ _CONVEX = {"box": _box, "ellipsoid": _ellipsoid, "cylinder": _cylinder}
 
 def _room(shapes: Shapes, origin: Tensor, direction: tuple[Tensor, ...]) -> Tensor:
     start = (origin - shapes.room_centre[:, None]) / shapes.room_half[:, None]
-    scaled = [d / shapes.room_half[:, None, axis, None] for axis, d in enumerate(direction)]
+    scaled = tuple(d / shapes.room_half[:, None, axis, None] for axis, d in enumerate(direction))
     return _box(start[..., None].unbind(2), scaled)[1]
 
 

@@ -5,7 +5,7 @@ import math
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -33,7 +33,7 @@ class RunLog:
         )
         self.task = self.progress.add_task("train", total=total_steps, completed=first_step, shown="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunLog":
         self.progress.start()
         return self
 
@@ -51,7 +51,7 @@ class RunLog:
 
     def scalars(self, step: int, values: dict[str, float | Tensor]) -> None:
         """Record named scalars after `step` finished steps; a non-finite one is written as null."""
-        plain = {name: float(value) for name, value in values.items()}
+        plain = {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()}
         record: dict[str, Any] = {name: value if math.isfinite(value) else None for name, value in plain.items()}
         self.file.write(json.dumps({"step": step, **record}) + "\n")
         self.file.flush()

@@ -1,0 +1,202 @@
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from flow3r.config import (
+    BranchConfig,
+    DataConfig,
+    EncoderConfig,
+    FlowHeadConfig,
+    ModelConfig,
+    MultiViewConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from flow3r.data.mixture import draw_pairs
+from flow3r.errors import CheckpointError, TrainingError
+from flow3r.model.checkpoints import load_model, save_model
+from flow3r.model.flow3r import Flow3r
+from flow3r.train.loop import initial_model, train
+from flow3r.types import Flow, Views
+
+TINY = ModelConfig(
+    encoder=EncoderConfig(width=32, depth=1, heads=2, position_grid=4, registers=1),
+    multiview=MultiViewConfig(width=32, depth=2, heads=2, registers=1),
+    branch=BranchConfig(width=32, depth=4, heads=2, camera_width=16),
+    flow=FlowHeadConfig(features=16, level_channels=(8, 8, 16, 16), output_channels=8),
+)
+CONFIG = TrainConfig(
+    name="test",
+    model=TINY,
+    optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
+    data=DataConfig(views=(2, 2), images_per_batch=4, tokens=(9, 12), pairs_per_scene=2, workers=0),
+    steps=6,
+    precision="float32",
+    checkpoint_every=2,
+    log_every=1,
+    image_every=4,
+)
+
+
+class ShiftedClips:
+    """Unlabelled clips: random texture moved by a constant flow, which is the label."""
+
+    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
+        chosen = draw_pairs(scenes, views, pairs, generator)
+        flow = torch.full((*chosen.shape[:2], 42, 42, 2), 3.0)
+        images = torch.rand(scenes, views, 3, 42, 42, generator=generator)
+        return Views(images, flow=Flow(chosen, flow, torch.ones(flow.shape[:-1])))
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "steps/s"} for line in lines]
+
+
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    whole = train(CONFIG, tmp_path / "whole", clips=ShiftedClips(), quiet=True)
+
+    class Stop(Exception):
+        pass
+
+    def stop_in_step_five(step: int, loss: float) -> None:
+        if step == 5:
+            raise Stop  # after the checkpoint of step 4: step 5 is lost and must be repeated
+
+    with pytest.raises(Stop):
+        train(CONFIG, tmp_path / "cut", clips=ShiftedClips(), quiet=True, on_step=stop_in_step_five)
+    resumed = train(CONFIG, tmp_path / "cut", clips=ShiftedClips(), quiet=True)
+    assert same_weights(whole.model, resumed.model)
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
+    assert [r["step"] for r in records(tmp_path / "cut")] == list(range(1, 7))
+
+
+def test_loss_falls_on_a_flow_that_can_be_learnt(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, steps=60, checkpoint_every=1000, data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0)
+    )
+    losses: list[float] = []
+    train(config, tmp_path, clips=ShiftedClips(), quiet=True, on_step=lambda step, loss: losses.append(loss))
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_finished_run_is_left_alone_and_can_be_made_longer(tmp_path):
+    first = train(CONFIG, tmp_path, quiet=True)
+    again = train(CONFIG, tmp_path, quiet=True)
+    assert again.steps == 6 and same_weights(first.model, again.model)
+    longer = train(dataclasses.replace(CONFIG, steps=8), tmp_path, quiet=True)
+    assert longer.steps == 8 and not same_weights(first.model, longer.model)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    train(dataclasses.replace(CONFIG, steps=2), tmp_path, quiet=True)
+    changed = dataclasses.replace(CONFIG, seed=1, optim=OptimConfig(learning_rate=1.0))
+    with pytest.raises(TrainingError, match="other optim, seed"):
+        train(changed, tmp_path, quiet=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(dataclasses.replace(CONFIG, steps=2), tmp_path, quiet=True)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt.*start anew"):
+        train(CONFIG, tmp_path, quiet=True)
+
+
+def test_non_finite_loss_stops_and_keeps_the_batch(tmp_path):
+    class Poison(ShiftedClips):
+        def draw(self, *arguments) -> Views:
+            views = super().draw(*arguments)
+            return dataclasses.replace(views, images=views.images * torch.nan)
+
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0))
+    with pytest.raises(TrainingError, match="step 0: loss nan"):
+        train(config, tmp_path, clips=Poison(), quiet=True)
+    batch = torch.load(tmp_path / "non_finite_step_0.pt", weights_only=True)
+    assert batch["images"].isnan().all() and batch["flow.displacement"].shape[-1] == 2
+
+
+def test_time_bounds_a_run_and_leaves_it_complete(tmp_path):
+    result = train(dataclasses.replace(CONFIG, steps=10_000), tmp_path, seconds=1e-6, quiet=True)
+    assert result.steps == 1
+    assert same_weights(load_model(result.weights), result.model)
+
+
+def test_stages_chain_and_frozen_parts_keep_their_bytes(tmp_path):
+    start = Flow3r(TINY)
+    save_model(start, tmp_path / "start.safetensors")
+    config = dataclasses.replace(
+        CONFIG, steps=2, init_from=str(tmp_path / "start.safetensors"), trainable=("flow_head",)
+    )
+    warmed = train(config, tmp_path / "run", quiet=True).model
+    for name, parameter in warmed.named_parameters():
+        unchanged = torch.equal(parameter, start.get_parameter(name))
+        assert unchanged or name.startswith("flow_head"), name
+    assert not torch.equal(warmed.flow_head.mlp[0].weight, start.flow_head.mlp[0].weight)
+
+
+def test_sizes_of_the_start_must_fit_the_preset(tmp_path):
+    save_model(Flow3r(TINY), tmp_path / "start.safetensors")
+    other = dataclasses.replace(TINY, branch=dataclasses.replace(TINY.branch, camera_width=24))
+    config = dataclasses.replace(CONFIG, model=other, init_from=str(tmp_path / "start.safetensors"))
+    with pytest.raises(TrainingError, match="its sizes differ"):
+        train(config, tmp_path / "run", quiet=True)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    torch.manual_seed(5)
+    first = initial_model(CONFIG)
+    state = torch.get_rng_state()
+    second = initial_model(CONFIG)
+    assert same_weights(first, second) and torch.equal(state, torch.get_rng_state())
+    assert not same_weights(first, initial_model(dataclasses.replace(CONFIG, seed=1)))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_gradient_checkpointing_and_bf16_train_too(tmp_path, share: float):
+    config = dataclasses.replace(
+        CONFIG,
+        steps=2,
+        precision="bfloat16",
+        gradient_checkpointing=True,
+        data=dataclasses.replace(CONFIG.data, unlabelled_share=share),
+    )
+    assert train(config, tmp_path, clips=ShiftedClips(), quiet=True).steps == 2
+
+
+def test_kill_loses_nothing_that_was_saved(tmp_path):
+    """A process killed with SIGKILL in mid-run goes on from its last checkpoint, which is whole."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "import test_train_loop as t, dataclasses\n"
+        "t.train(dataclasses.replace(t.CONFIG, steps=100000), sys.argv[2], quiet=True)\n"
+    )
+    folder = tmp_path / "run"
+    here = str(__file__).rsplit("/", 1)[0]
+    process = subprocess.Popen([sys.executable, "-c", script, here, str(folder)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert (folder / "checkpoint.pt").exists(), errors.decode()
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
+    assert saved >= 2
+    seen: list[int] = []
+    train(
+        dataclasses.replace(CONFIG, steps=saved + 2),
+        folder,
+        quiet=True,
+        on_step=lambda step, loss: seen.append(step),
+    )
+    assert seen == [saved + 1, saved + 2]
