@@ -198,6 +198,13 @@ def test_a_pointmap_without_a_focal_length_gets_a_normal_lens():
     torch.testing.assert_close(found, torch.full((4,), (40**2 + 56**2) ** 0.5))
 
 
+def test_points_that_know_nothing_of_their_pixels_get_a_normal_lens():
+    points = torch.randn(16, 40, 56, 3)
+    points[..., 2] = 1 + torch.rand(16, 40, 56)
+    found = focal_from_points(points, torch.ones(16, 40, 56))
+    torch.testing.assert_close(found, torch.full((16,), (40**2 + 56**2) ** 0.5))
+
+
 def test_each_pointmap_of_a_batch_gets_its_own_focal_length():
     points = torch.stack([pointmap(30.0), pointmap(90.0)])
     found = focal_from_points(points, torch.ones(2, 40, 56).double())
