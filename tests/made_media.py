@@ -65,4 +65,4 @@ def texture(height: int, width: int, seed: int = 0, coarseness: float = 1.5) -> 
         noise = generator.standard_normal((height, width, 3)).astype(np.float32)
         blurred = cv2.GaussianBlur(noise, (0, 0), coarseness * scale)
         total += blurred / blurred.std()
-    return np.clip(128 + 28 * total, 0, 255).astype(np.uint8)
+    return np.clip(128 + 20 * total, 0, 255).astype(np.uint8)

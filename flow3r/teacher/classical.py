@@ -83,9 +83,7 @@ class ClassicalTeacher:
         if (median := _median_length(clip.chain(i, j))) < 0.5 * still:
             return None, None, f"near-static (median flow {median:.1f} px)"
         flow = clip.flow(i, j)
-        visible = self._covisibility(clip, i, j)
-        inner = (height - 2 * self.border) * (width - 2 * self.border)
-        share = float((visible > 0).sum()) / inner
+        visible, share = self._covisibility(clip, i, j)
         low, high = self.covisible_share
         if share < low:
             return None, None, f"too little covisible ({share:.0%})"
@@ -95,18 +93,19 @@ class ClassicalTeacher:
             return None, None, f"nothing hidden ({share:.0%} covisible)"
         return flow, visible, self._feature_refusal(clip, i, j)
 
-    def _covisibility(self, clip: "_Clip", i: int, j: int) -> Float[np.ndarray, "H W"]:
-        """exp(-e / 2) of the forward-backward error e where every check holds, else 0."""
+    def _covisibility(self, clip: "_Clip", i: int, j: int) -> tuple[Float[np.ndarray, "H W"], float]:
+        """exp(-e / 2) of the forward-backward error e where every check holds, else 0; the share of pixels where they
+        do, before rims are taken off."""
         flow = clip.flow(i, j)
         forward, backward = torch.from_numpy(flow)[None], torch.from_numpy(clip.flow(j, i))[None]
         error, inside = (answer[0].numpy() for answer in forward_backward_error(forward, backward))
         trusted = (error < 1) & inside & self._within_reach(flow, abs(i - j))
         trusted &= local_correlation(clip.greys[i], pull(clip.greys[j], flow)) > self.correlation
         trusted &= np.linalg.norm(flow - clip.chain(i, j), axis=-1) < self.chain_agreement
-        trusted = erode(trusted, self.erosion)
+        labelled = erode(trusted, self.erosion)
         rim = np.ones_like(trusted)
         rim[self.border : -self.border, self.border : -self.border] = False
-        return np.where(trusted & ~rim, np.exp(-error / 2), 0).astype(np.float32)
+        return np.where(labelled & ~rim, np.exp(-error / 2), 0).astype(np.float32), float(trusted.mean())
 
     def _within_reach(self, flow: Float[np.ndarray, "H W 2"], steps: int) -> Bool[np.ndarray, "H W"]:
         reach = min(self.reach * steps, self.farthest) * max(flow.shape[:2])
