@@ -181,7 +181,7 @@ def _predict(network: nn.Module, name: str, frames: _Frames, dtype: torch.dtype 
     with _evaluating(network), torch.inference_mode(), autocast:
         prediction = network(images, outputs=("points", "confidence", "cameras"))
     fields = ("local_points", "confidence_logit", "world_from_camera")
-    found = {field: getattr(prediction, field)[0].double().cpu() for field in fields}
+    found = {field: getattr(prediction, field)[0].cpu().double() for field in fields}
     for field, value in found.items():
         for frame, finite in enumerate(torch.isfinite(value).flatten(1).all(dim=1).tolist()):
             if not finite:
