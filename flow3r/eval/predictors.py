@@ -14,6 +14,7 @@ from flow3r.geometry.se3 import invert, transform_maps
 from flow3r.types import Flow, Prediction, Views
 
 FLAT_FIELD_OF_VIEW = 60.0  # degrees across; ours: the middle of the training worlds' range
+FLAT_DEPTH = 3.0  # metres; ours: the typical depth of training worlds
 
 # Answers a batch of views with points, cameras and, where the views have flow, flow for the same pairs.
 Predictor = Callable[[Views], Prediction]
@@ -71,12 +72,12 @@ def with_projected_flow(prediction: Prediction, views: Views) -> Prediction:
 
 
 def identity(views: Views) -> Prediction:
-    """Every camera at the origin before a wall at depth 1: no motion, and zero flow."""
+    """Every camera at the origin, before a flat wall: no motion, and zero flow."""
     return _flat(views, torch.eye(4, device=views.images.device).expand(views.images.shape[1], 4, 4))
 
 
 def fixed_poses(world_from_camera: Float[Tensor, "N 4 4"]) -> Predictor:
-    """The same cameras for every scene, before a wall at depth 1 of the first one. The views may be fewer than N."""
+    """The same cameras (metres) for every scene of at most N views, each before a flat wall."""
 
     def predict(views: Views) -> Prediction:
         return _flat(views, world_from_camera[: views.images.shape[1]].to(views.images.device))
@@ -88,7 +89,7 @@ def _flat(views: Views, world_from_camera: Tensor) -> Prediction:
     batch, count, _, height, width = views.images.shape
     focal = torch.full((batch, count), 0.5 * width / math.tan(math.radians(FLAT_FIELD_OF_VIEW / 2)))
     intrinsics = centred_intrinsics(focal.to(views.images.device), height, width)
-    local_points = unproject(torch.ones_like(views.images[:, :, 0]), intrinsics)
+    local_points = unproject(torch.full_like(views.images[:, :, 0], FLAT_DEPTH), intrinsics)
     poses = world_from_camera.to(views.images).expand(batch, count, 4, 4)
     prediction = Prediction(
         local_points=local_points,

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
@@ -63,7 +63,9 @@ class Score:
 
     sequence: str
     values: dict[str, float]  # keys of COLUMNS
-    notes: tuple[str, ...] = ()  # failures and oddities, to be counted
+    notes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # failures and oddities, and how many pairs or views they hit
     degenerate: bool = False  # the true trajectory is static or collinear: ATE and RPE say less
 
 
@@ -133,17 +135,27 @@ def table(report: Report) -> Table:
 
 
 def footnotes(report: Report) -> list[str]:
-    """Remarks, then every note with how many sequences of which row it concerns, then means without odd sequences."""
+    """Remarks, then every note with how often and in how many sequences it holds, then means without odd sequences."""
     lines = list(report.remarks)
-    for row in report.rows:
-        counts = Counter(note for score in row.scores for note in score.notes)
-        lines += [f"{row.name}: {note} ({count} of {len(row.scores)})" for note, count in counts.items()]
+    counts = {row.name: _counted(row) for row in report.rows}
+    common = set.intersection(*(set(notes) for notes in counts.values())) if len(counts) > 1 else set()
+    lines += [f"all: {note}" for note in next(iter(counts.values()), []) if note in common]
+    lines += [f"{name}: {note}" for name, notes in counts.items() for note in notes if note not in common]
     for row in report.rows:
         odd = sum(score.degenerate for score in row.scores)
-        mean = row.mean("ate", ordinary_only=True)
-        if odd and mean is not None:
-            lines.append(f"{row.name}: ATE {mean:.4f} without the {odd} sequences of a degenerate true trajectory")
+        ate = row.mean("ate", ordinary_only=True)
+        if odd and ate is not None:
+            lines.append(f"{row.name}: ATE {ate:.4f} without the {odd} sequences of a degenerate true trajectory")
     return lines
+
+
+def _counted(row: Row) -> list[str]:
+    """The notes of a row's sequences with their numbers."""
+    hits, sequences = Counter(), Counter()
+    for score in row.scores:
+        hits.update(score.notes)
+        sequences.update(score.notes.keys())
+    return [f"{note} ({hits[note]}, in {sequences[note]} of {len(row.scores)} sequences)" for note in hits]
 
 
 def to_text(report: Report, width: int = 100) -> str:
@@ -160,7 +172,7 @@ def write_report(path: str | Path, report: Report) -> None:
             "name": row.name,
             "mean": {name: row.mean(name) for name in report.columns if row.mean(name) is not None},
             "sequences": [
-                {"sequence": s.sequence, "values": s.values, "notes": list(s.notes), "degenerate": s.degenerate}
+                {"sequence": s.sequence, "values": s.values, "notes": dict(s.notes), "degenerate": s.degenerate}
                 for s in row.scores
             ],
         }

@@ -33,7 +33,7 @@ def scene_name(views: Views, scene: int) -> str:
 def score_scene(prediction: Prediction, views: Views, scene: int, budget: int | None = None) -> Score:
     """Everything that the labels of one scene of a batch allow to be measured: points and depth, pose, flow."""
     values: dict[str, float] = {}
-    notes: list[str] = []
+    notes: dict[str, int] = {}
     degenerate, unit = False, 0.0
     if views.depth is not None:
         points, unit = _points(prediction, views, scene, budget, notes)
@@ -43,11 +43,11 @@ def score_scene(prediction: Prediction, views: Views, scene: int, budget: int | 
         values |= pose
     if views.flow is not None and prediction.flow is not None:
         values |= _flow(prediction, views, scene, notes)
-    return Score(scene_name(views, scene), values, tuple(notes), degenerate)
+    return Score(scene_name(views, scene), values, notes, degenerate)
 
 
 def _points(
-    prediction: Prediction, views: Views, scene: int, budget: int | None, notes: list[str]
+    prediction: Prediction, views: Views, scene: int, budget: int | None, notes: dict[str, int]
 ) -> tuple[dict[str, float], float]:
     """Point and depth errors, and s, the truth's spread. Unknown depth and sky (depth 0) are left out."""
     depth = views.depth[scene]
@@ -55,9 +55,9 @@ def _points(
     truth = transform_maps(views.world_from_camera[scene], unproject(depth, views.intrinsics[scene]))
     errors = point_errors(prediction.world_points[scene], truth, known, budget)
     depths = depth_errors(prediction.local_points[scene, ..., 2], depth, known)
-    notes += [f"points failed: {errors.failed}"] * bool(errors.failed)
-    notes += [f"depth failed: {depths.failed}"] * bool(depths.failed)
-    notes += ["predicted points are not all finite"] * (errors.dropped > 0)
+    _note(notes, f"points failed: {errors.failed}", bool(errors.failed))
+    _note(notes, f"depth failed: {depths.failed}", bool(depths.failed))
+    _note(notes, "predicted points are not finite", round(errors.dropped * int(known.sum())))
     return point_values(errors) | {"abs_rel": depths.abs_rel, "delta": depths.delta}, errors.scale
 
 
@@ -74,7 +74,7 @@ def point_values(errors: PointErrors) -> dict[str, float]:
 
 
 def _pose(
-    prediction: Prediction, views: Views, scene: int, least_baseline: float, notes: list[str]
+    prediction: Prediction, views: Views, scene: int, least_baseline: float, notes: dict[str, int]
 ) -> tuple[dict[str, float], bool]:
     """Pair and trajectory errors, and whether the true trajectory is degenerate."""
     predicted, true = prediction.world_from_camera[scene], views.world_from_camera[scene]
@@ -82,26 +82,33 @@ def _pose(
     values = {f"rra@{threshold}": share for threshold, share in zip(THRESHOLDS, pairs.rra)}
     values |= {f"rta@{threshold}": share for threshold, share in zip(THRESHOLDS, pairs.rta)}
     values |= {f"rta_signed@{THRESHOLDS[-1]}": pairs.rta_signed[-1], "auc@30": pairs.auc}
-    notes += ["a true baseline is shorter than 0.1 % of the scene"] * (pairs.static_pairs > 0)
-    notes += ["a predicted pose is not finite"] * (pairs.failed_pairs > 0)
+    _note(notes, "true baselines are shorter than 0.1 % of the scene", pairs.static_pairs)
+    _note(notes, "pairs have a predicted pose that is not finite", pairs.failed_pairs)
     trajectory = trajectory_errors(predicted, true)
     if trajectory is None:
         return values, False
-    notes += trajectory.degenerate
+    for reason in trajectory.degenerate:
+        _note(notes, reason, 1)
     values |= {"ate": trajectory.ate, "rpe_translation": trajectory.rpe_translation}
     degenerate = any(reason.startswith("truth") for reason in trajectory.degenerate)
     return values | {"rpe_rotation": trajectory.rpe_rotation}, degenerate
 
 
-def _flow(prediction: Prediction, views: Views, scene: int, notes: list[str]) -> dict[str, float]:
+def _flow(prediction: Prediction, views: Views, scene: int, notes: dict[str, int]) -> dict[str, float]:
     covisible = None if views.flow.covisible is None else views.flow.covisible[scene]
     errors = flow_errors(prediction.flow.displacement[scene], views.flow.displacement[scene], covisible)
     if errors is None:
-        notes.append("no pair has covisible pixels: flow is not scored")
+        _note(notes, "pairs without covisible pixels are left out", len(views.flow.pairs[scene]))
         return {}
-    notes += ["pairs without covisible pixels are left out"] * (errors.skipped > 0)
-    notes += ["predicted flow is not all finite"] * (errors.failed > 0)
+    _note(notes, "pairs without covisible pixels are left out", errors.skipped)
+    _note(notes, "sequences have predicted flow that is not finite", int(errors.failed > 0))
     return flow_values(errors)
+
+
+def _note(notes: dict[str, int], text: str, count: int) -> None:
+    """Count an oddity, if there is one."""
+    if count:
+        notes[text] = notes.get(text, 0) + int(count)
 
 
 def flow_values(errors: FlowErrors) -> dict[str, float]:

@@ -57,13 +57,22 @@ def test_before_and_after_stand_side_by_side() -> None:
 
 def test_notes_are_counted_and_odd_sequences_set_apart() -> None:
     scores = (
-        Score("a", {"ate": 1.0}, ("truth is static",), degenerate=True),
+        Score("a", {"ate": 1.0}, {"truth is static": 1}, degenerate=True),
         Score("b", {"ate": 2.0}),
-        Score("c", {"ate": 3.0}, ("truth is static",), degenerate=True),
+        Score("c", {"ate": 3.0}, {"truth is static": 1}, degenerate=True),
     )
     lines = footnotes(Report("t", (Row("m", scores),)))
-    assert "m: truth is static (2 of 3)" in lines
+    assert "m: truth is static (2, in 2 of 3 sequences)" in lines
     assert any("ATE 2.0000 without the 2" in line for line in lines)
+
+
+def test_what_holds_for_every_row_is_said_once() -> None:
+    rows = tuple(Row(name, (Score("a", {"ate": 1.0}, {"pairs are left out": 5, name: 1}),)) for name in ("x", "y"))
+    assert footnotes(Report("t", rows)) == [
+        "all: pairs are left out (5, in 1 of 1 sequences)",
+        "x: x (1, in 1 of 1 sequences)",
+        "y: y (1, in 1 of 1 sequences)",
+    ]
 
 
 def test_a_report_on_disk_holds_every_sequence(tmp_path) -> None:
@@ -71,7 +80,7 @@ def test_a_report_on_disk_holds_every_sequence(tmp_path) -> None:
     stored = json.loads((tmp_path / "report.json").read_text())
     assert stored["rows"][0]["mean"] == {"rra@30": 50.0, "aepe": 1.5}
     assert stored["rows"][0]["sequences"][1] == {
-        "sequence": "s1", "values": {"aepe": 2.0, "rra@30": 50.0}, "notes": [], "degenerate": False
+        "sequence": "s1", "values": {"aepe": 2.0, "rra@30": 50.0}, "notes": {}, "degenerate": False
     }  # fmt: skip
     assert stored["settings"] == {"scenes": 2} and stored["remarks"] == ["something is missing"]
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
