@@ -1,0 +1,77 @@
+"""The command line as a user meets it: what it says, where it exits, what it leaves behind."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flow3r import cli
+from flow3r.errors import InputError
+
+
+def run(*arguments: str) -> None:
+    cli.main(list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["label", "missing.mp4", "-o", "labels"], "1 of 1 sources could not be labelled"),
+        (["label", "-o", "labels"], "no video given"),
+        (["label", "x.mp4", "-o", "labels", "--teacher", "oracle"], "no teacher is called 'oracle'; expected one of"),
+        (["train", "gigantic", "-o", "run"], "no preset is called 'gigantic'; expected one of flow3r, nano"),
+        (["train", "nano", "-o", "run", "--labels", "nowhere"], "nowhere"),
+        (["adapt", "missing.mp4", "-o", "run"], "missing.mp4"),
+        (["reconstruct", "missing.mp4", "-o", "scene"], "missing.mp4"),
+        (["eval", "folder"], "give a path with 'eval folder'"),
+        (["eval", "worlds", "somewhere"], "give a path with 'eval folder'"),
+        (["eval", "worlds", "--model", "no_such_model"], "no_such_model: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_one(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments)
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 1
+    assert errors.startswith("flow3r: ") and errors.count("\n") == 1 and said in errors
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "labels.json"] or (
+        arguments[0] in ("label", "adapt")
+    )
+
+
+def test_unknown_command_is_refused_by_the_parser():
+    with pytest.raises(SystemExit) as exit_:
+        run("dream")
+    assert exit_.value.code == 2
+
+
+def test_dry_run_prints_the_configuration_with_its_changes(capsys):
+    run("train", "nano", "-o", "unused", "--steps", "7", "--lr", "0.5", "--seed", "3", "--dry-run")
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "steps=7" in printed and "learning_rate=0.5" in printed and "seed=3" in printed
+
+
+def test_help_names_every_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "flow3r.cli", "--help"], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert all(name in result.stdout for name in cli.COMMANDS)
+
+
+def test_the_longest_shot_is_taken_unless_another_is_named(monkeypatch):
+    from flow3r.data import video
+
+    class Film(video.VideoFile):
+        def __init__(self):
+            object.__setattr__(self, "path", None)
+
+    monkeypatch.setattr(video, "find_shots", lambda source: ((0, 5), (5, 40), (40, 50)))
+    film = Film()
+    longest = cli._one_shot(film, "longest")
+    assert (longest.start, longest.stop) == (5, 40)
+    third = cli._one_shot(film, "3")
+    assert (third.start, third.stop) == (40, 50)
+    assert cli._one_shot(film, "all") is film
+    with pytest.raises(InputError, match="expected longest, all, or a number from 1 to 3"):
+        cli._one_shot(film, "4")
