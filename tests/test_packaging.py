@@ -138,6 +138,12 @@ def test_the_command_is_declared_and_its_function_exists(repository, installed):
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def test_the_version_is_the_same_wherever_it_stands(installed):
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    version = run_installed(installed, "import flow3r; print(flow3r.__version__)").strip()
+    assert f"\nVersion: {version}\n" in metadata.read_text()
+
+
 def third_party_imports(repository: Path) -> set[str]:
     found = set()
     for path in (repository / "flow3r").rglob("*.py"):
