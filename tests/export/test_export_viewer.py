@@ -146,7 +146,7 @@ def screenshot(tmp_path, fragment, size=(800, 600)):
     )
     paths = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", f"--window-size={size[0]},{size[1]}"]
     address = (tmp_path / "viewer.html").as_uri() + fragment
-    done = subprocess.run([CHROMIUM, *flags.split(), *paths, address], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([CHROMIUM, *flags.split(), *paths, address], capture_output=True, text=True, timeout=400)
     assert picture.is_file(), done.stderr[-2000:]
     return np.asarray(Image.open(picture).convert("RGB")).astype(int)
 
