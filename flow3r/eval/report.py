@@ -71,6 +71,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Row:
+    """All sequences' results of one model, or of one of the rows that compare."""
+
     name: str
     scores: tuple[Score, ...]
 

@@ -13,6 +13,8 @@ NEAREST = 1e-5  # aligned depths below this are raised to it, in the truth's uni
 
 @dataclass(frozen=True)
 class DepthErrors:
+    """Errors of one sequence's depth maps under one scale."""
+
     abs_rel: float  # mean |prediction - truth| / truth
     delta: float  # percent of pixels where max(prediction / truth, truth / prediction) < 1.25
     scale: float  # truth per prediction

@@ -30,6 +30,8 @@ class RigidPixels:
 
 @dataclass(frozen=True)
 class EpipolarErrors:
+    """Distances of matches to what the cameras of their pairs allow."""
+
     median: float  # pixels, over all masked pixels of all pairs
     per_pair: tuple[float, ...]  # medians of the pairs that have a masked pixel
     skipped: int  # pairs that have none
@@ -175,7 +177,7 @@ def rigid_pixels(
         refusals.append(fit if isinstance(fit, str) else "")
         if not isinstance(fit, str):
             fundamental[index] = torch.from_numpy(fit)
-    accepted = torch.tensor([not reason for reason in refusals], device=displacement.device)
+    accepted = torch.tensor([not reason for reason in refusals], dtype=torch.bool, device=displacement.device)
     inlier = sampson_distance(fundamental, displacement) < INLIER_PIXELS
     return RigidPixels(candidates & inlier & accepted[:, None, None], fundamental, tuple(refusals))
 

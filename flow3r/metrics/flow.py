@@ -86,15 +86,14 @@ def homography_flow(
     centre, half = np.array([width / 2, height / 2]), 0.5 * (height**2 + width**2) ** 0.5
     grid = pixel_grid(height, width, dtype=torch.float64).numpy()
     everywhere = ((grid - centre) / half).reshape(-1, 2)
-    flows = []
-    for flow, scored in zip(displacement.detach().cpu().double().numpy(), mask.cpu().numpy()):
+    flows = np.zeros((len(displacement), height, width, 2))
+    for index, (flow, scored) in enumerate(zip(displacement.detach().cpu().double().numpy(), mask.cpu().numpy())):
         if not scored.any():
-            flows.append(np.zeros_like(grid))
             continue
         source = (grid[scored] - centre) / half
         homography = _best_homography(source, source + flow[scored] / half)
-        flows.append(((_map(homography, everywhere) - everywhere) * half).reshape(height, width, 2))
-    return torch.from_numpy(np.stack(flows)).to(displacement)
+        flows[index] = ((_map(homography, everywhere) - everywhere) * half).reshape(height, width, 2)
+    return torch.from_numpy(flows).to(displacement)
 
 
 def _map(homography: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -158,3 +158,4 @@ def test_pairs_that_cannot_tell_are_refused_with_a_reason() -> None:
     assert not rigid.mask[0].any() and rigid.mask[1].any()
     none = rigid_pixels(displacement.float(), torch.zeros(3, HEIGHT, WIDTH))
     assert all("0 matches" in reason for reason in none.refusals) and not none.mask.any()
+    assert rigid_pixels(displacement[:0].float(), None).mask.shape == (0, HEIGHT, WIDTH)

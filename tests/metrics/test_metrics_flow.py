@@ -91,3 +91,5 @@ def test_few_or_no_pixels_still_have_a_floor() -> None:
     floor = homography_flow(flow, covisible)
     assert floor.isfinite().all() and (floor[1] == 0).all()
     assert flow_errors(floor[:1], flow[:1], covisible[:1]).aepe < 0.1
+    assert homography_flow(flow[:0], covisible[:0]).shape == (0, 12, 12, 2)
+    assert flow_errors(flow[:0], flow[:0], covisible[:0]) is None
