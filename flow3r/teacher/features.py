@@ -50,4 +50,4 @@ def epipolar_inliers(matches: Float[np.ndarray, "m 2 2"], threshold: float = 1.0
         _, inlier = cv2.findFundamentalMat(matches[:, 0], matches[:, 1], cv2.USAC_MAGSAC, threshold, 0.999, 1000)
     except cv2.error:  # OpenCV raises where the points hardly move
         return None
-    return None if inlier is None else matches[inlier.ravel() > 0]
+    return None if inlier is None or not inlier.any() else matches[inlier.ravel() > 0]
