@@ -20,6 +20,9 @@ from flow3r.model.flow3r import Flow3r
 
 FORMAT = "flow3r-1"
 PACKAGED = ("nano",)
+OUR_MARK, PUBLIC_MARK = "multiview.register_tokens", "register_token"  # a key that only this layout has
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+HUB_FILES = ("model.safetensors", "flow3r.bin")  # ours; the public release
 
 # Public key -> our key: every rule is applied once, in order, to the whole key.
 PUBLIC_RULES: tuple[tuple[str, str], ...] = (
@@ -62,22 +65,23 @@ PUBLIC_RULES: tuple[tuple[str, str], ...] = (
 
 
 def load_model(name_or_path: str | Path = "nano", device: torch.device | str = "cpu") -> Flow3r:
-    """A model in evaluation mode and fp32, from a packaged name ("nano"), a file, or a hub id "owner/name".
+    """A model in evaluation mode and fp32, from a packaged name ("nano"), a file, a folder, or a hub id "owner/name".
 
-    Files are ours (safetensors) or of the public Flow3r layout (safetensors, or pickle opened with weights only). Raises
-    CheckpointError for a file that is missing, damaged, unsafe, of another layout, or that holds NaN.
+    Files are ours (safetensors) or of the public Flow3r layout (safetensors, or pickle opened with weights only); one
+    without a flow head, as π³'s, gives a model without one. Raises CheckpointError for a file that is missing, damaged,
+    unsafe, of another layout, or that holds NaN.
     """
     path = find_weights(name_or_path)
     tensors, metadata = read_tensors(path)
-    if metadata.get("format") == FORMAT:
-        config = config_from_json(metadata["config"])
-    elif "decoder.0.attn.qkv.weight" in tensors:
+    if OUR_MARK in tensors:
+        config = config_from_metadata(metadata, path)
+    elif PUBLIC_MARK in tensors:
         tensors = {our_key(key): value for key, value in tensors.items()}
         config = config_from_shapes(tensors, path)
     else:
-        first = ", ".join(sorted(tensors)[:3])
+        first = ", ".join(sorted(tensors)[:3]) or "none"
         raise CheckpointError(
-            f"{path}: unknown layout (first keys: {first}); expected ours or the public Flow3r layout"
+            f"{path}: of another layout (first keys: {first}); expected one of ours or the public Flow3r layout"
         )
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
@@ -86,14 +90,17 @@ def load_model(name_or_path: str | Path = "nano", device: torch.device | str = "
         model = Flow3r(config)
     _check_keys(path, model.state_dict(), tensors)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     return model.to(device).eval()
 
 
 def save_model(model: Flow3r, path: str | Path, dtype: torch.dtype = torch.float32, notes: str = "") -> None:
-    """Write weights and sizes as one safetensors file, atomically. `notes` are kept in its metadata."""
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
+    """Write weights and sizes as one safetensors file, atomically; `dtype` is that of the parameters in the file.
+
+    `notes` are kept in its metadata, beside the configuration.
+    """
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    for key, parameter in model.named_parameters():
+        tensors[key] = parameter.detach().to("cpu", dtype).contiguous()
     metadata = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.config)), "notes": notes}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
@@ -112,24 +119,36 @@ def find_weights(name_or_path: str | Path) -> Path:
         if packaged.is_file():
             return Path(str(packaged))
         raise CheckpointError(f"{name}: its weights are not in this installation; train them: flow3r train {name}")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.parent.exists() and not path.suffix:
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.parent.exists() and path.suffix not in SUFFIXES:
         return _from_hub(name)
-    raise CheckpointError(f"{name}: no such file, and not one of {', '.join(PACKAGED)} or a hub id like owner/name")
+    raise CheckpointError(
+        f"{name}: no such file; expected a weight file, a folder with model.safetensors, a hub id like owner/name, "
+        f"or one of {', '.join(PACKAGED)}"
+    )
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
     try:
-        return Path(hf_hub_download(name, "model.safetensors"))
-    except Exception as error:
-        raise CheckpointError(
-            f"{name}: not fetched from the hub ({type(error).__name__}); give a local file"
-        ) from error
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(f"{name}: a hub id needs huggingface_hub; pip install huggingface_hub") from error
+    for file in HUB_FILES:
+        try:
+            return Path(hf_hub_download(name, file))
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the network, the repository, access: of many libraries' types
+            raise CheckpointError(
+                f"{name}: no such file here, and not fetched from the hub ({type(error).__name__}); give a local file"
+            ) from error
+    raise CheckpointError(f"{name}: the hub repository holds none of {', '.join(HUB_FILES)}; give a local file")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a safetensors or pickle file, and its metadata. Pickle is opened with weights only, or refused."""
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path}: not a weight file; expected one of {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -193,27 +212,35 @@ def config_from_shapes(tensors: Mapping[str, Tensor], path: Path) -> ModelConfig
             ),
             flow,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: not a complete public Flow3r file, missing or mis-shaped {error}") from error
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    return len({key[len(prefix) :].split(".")[0] for key in tensors if key.startswith(prefix)})
+    """Number of blocks under a prefix, one more than the highest, so that one amid them is missed."""
+    return 1 + max((int(key[len(prefix) :].split(".")[0]) for key in tensors if key.startswith(prefix)), default=-1)
 
 
-def config_from_json(text: str) -> ModelConfig:
-    """The sizes that `save_model` wrote."""
+def config_from_metadata(metadata: Mapping[str, str], path: Path) -> ModelConfig:
+    """The sizes that `save_model` wrote into the file's metadata."""
 
-    def build(kind: type, values: dict[str, Any]) -> Any:
+    def build(kind: type, values: Mapping[str, Any]) -> Any:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
-    values = json.loads(text)
-    return ModelConfig(
-        build(EncoderConfig, values["encoder"]),
-        build(MultiViewConfig, values["multiview"]),
-        build(BranchConfig, values["branch"]),
-        build(FlowHeadConfig, values["flow"]) if values["flow"] else None,
-    )
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {metadata.get('format', 'unknown')!r}, expected {FORMAT!r} as written by save_model"
+        )
+    try:
+        values = json.loads(metadata["config"])
+        return ModelConfig(
+            build(EncoderConfig, values["encoder"]),
+            build(MultiViewConfig, values["multiview"]),
+            build(BranchConfig, values["branch"]),
+            build(FlowHeadConfig, values["flow"]) if values["flow"] else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its sizes are unreadable ({error}); written by another version?") from error
 
 
 def _check_keys(path: Path, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:

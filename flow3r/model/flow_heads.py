@@ -31,13 +31,13 @@ class FactoredFlow(nn.Module):
 
     def forward(self, latents: Latents, pairs: Int[Tensor, "B P 2"], save_memory: bool = False) -> Flow:
         """Flow of the given pairs (source i, target j) at the images' resolution."""
+        views = latents.camera[0].shape[1]
         sources = [self.source_part(g, c) for g, c in zip(latents.geometry, latents.camera, strict=True)]
         targets = [self.target_part(c) for c in latents.camera]
-        views = latents.camera[0].shape[1]
-        scene = torch.arange(len(pairs), device=pairs.device)[:, None]
-        i, j = (scene * views + pairs[..., side] for side in (0, 1))
+        first_view = views * torch.arange(len(pairs), device=pairs.device)[:, None]
+        i, j = ((first_view + pairs[..., side]).flatten().split(self.pairs_per_chunk) for side in (0, 1))
         chunks = []
-        for i_chunk, j_chunk in zip(i.flatten().split(self.pairs_per_chunk), j.flatten().split(self.pairs_per_chunk)):
+        for i_chunk, j_chunk in zip(i, j, strict=True):
             chosen = [s[i_chunk] for s in sources], [t[j_chunk] for t in targets]
             if save_memory and torch.is_grad_enabled():
                 chunks.append(checkpoint(self.decode, *chosen, use_reentrant=False))

@@ -5,34 +5,40 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flow3r.config import BranchConfig
+from flow3r.config import BranchConfig, MultiViewConfig
 from flow3r.geometry.se3 import from_parts, nearest_rotation
-from flow3r.model.multiview import run_block
-from flow3r.nn.block import Block
-from flow3r.nn.rope import RotaryTable
+from flow3r.nn.block import Block, run_block
+from flow3r.nn.precision import product_dtype
+from flow3r.nn.rope import rotary_table
 
 
 class Branch(nn.Module):
-    """A few blocks within each view, for one kind of output."""
+    """A few blocks within each view, for one kind of output, on the tokens of the multi-view transformer."""
 
-    def __init__(self, input_width: int, output_width: int, config: BranchConfig):
+    def __init__(self, trunk: MultiViewConfig, output_width: int, config: BranchConfig):
         super().__init__()
-        self.project_in = nn.Linear(input_width, config.width)
+        self.registers, self.rope_base, self.heads = trunk.registers, trunk.rope_base, config.heads
+        self.project_in = nn.Linear(2 * trunk.width, config.width)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, config.norm_eps) for _ in range(config.depth)
         )
         self.project_out = nn.Linear(config.width, output_width)
 
     def forward(
-        self, tokens: Float[Tensor, "b T C"], rope: RotaryTable, save_memory: bool = False
-    ) -> tuple[Float[Tensor, "b T E"], list[Float[Tensor, "b T D"]]]:
-        """The branch's output and the hidden state after each of its blocks."""
-        x = self.project_in(tokens)
+        self, tokens: Float[Tensor, "B N T C"], grid: tuple[int, int], save_memory: bool = False
+    ) -> tuple[Float[Tensor, "B N h w E"], tuple[Float[Tensor, "B N h w D"], ...]]:
+        """On the patches, which stand on `grid` (rows, columns): the output, and what each block made, shallow to deep.
+
+        Registers take part in the attention and are then dropped.
+        """
+        x = self.project_in(tokens.flatten(0, 1))
+        head_width, dtype = x.shape[-1] // self.heads, product_dtype(x)
+        rope = rotary_table(*grid, self.registers, head_width, self.rope_base, x.device, dtype)
         hidden = []
         for block in self.blocks:
             x = run_block(block, x, rope, save_memory)
-            hidden.append(x)
-        return self.project_out(x), hidden
+            hidden.append(x[:, self.registers :].unflatten(1, grid).unflatten(0, tokens.shape[:2]))
+        return self.project_out(hidden[-1]), tuple(hidden)
 
 
 class PatchHead(nn.Module):
@@ -45,15 +51,16 @@ class PatchHead(nn.Module):
         nn.init.normal_(self.proj.weight, std=1e-3)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, tokens: Float[Tensor, "b h w D"]) -> Float[Tensor, "b c H W"]:
+    def forward(self, tokens: Float[Tensor, "*b h w D"]) -> Float[Tensor, "*b c H W"]:
+        """In fp32, whatever the ambient precision."""
         with torch.autocast(tokens.device.type, enabled=False):
-            return F.pixel_shuffle(self.proj(tokens.float()).movedim(-1, 1), self.patch)
+            return F.pixel_shuffle(self.proj(tokens.float()).movedim(-1, -3), self.patch)
 
 
-def points_from_raw(raw: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W 3"]:
+def points_from_raw(raw: Float[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b H W 3"]:
     """Points in the camera's frame from (x / z, y / z, log z)."""
-    z = raw[:, 2:].exp()
-    return torch.cat([raw[:, :2] * z, z], dim=1).movedim(1, -1)
+    slopes, z = raw[..., :2, :, :], raw[..., 2:, :, :].exp()
+    return torch.cat([slopes * z, z], dim=-3).movedim(-3, -1)
 
 
 class ResidualMlp(nn.Module):
@@ -83,12 +90,12 @@ class CameraHead(nn.Module):
             self.rotation.weight.mul_(0.1)
             self.rotation.bias.copy_(torch.eye(3).flatten())
 
-    def forward(self, tokens: Float[Tensor, "b T D"]) -> Float[Tensor, "b 4 4"]:
-        """world_from_camera of each view."""
+    def forward(self, tokens: Float[Tensor, "*b h w D"]) -> Float[Tensor, "*b 4 4"]:
+        """world_from_camera of each view, in fp32, whatever the ambient precision."""
         with torch.autocast(tokens.device.type, enabled=False):
             x = tokens.float()
             for residual in self.residuals:
                 x = residual(x)
-            x = self.mlp(x.mean(dim=1))
+            x = self.mlp(x.mean(dim=(-3, -2)))
             rows = F.normalize(self.rotation(x).unflatten(-1, (3, 3)), dim=-1)
             return from_parts(nearest_rotation(rows), self.translation(x))

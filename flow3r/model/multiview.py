@@ -3,18 +3,11 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from flow3r.config import MultiViewConfig
-from flow3r.nn.block import Block
-from flow3r.nn.rope import RotaryTable, rotary_table
-
-
-def run_block(block: Block, x: Tensor, rope: RotaryTable | None, save_memory: bool) -> Tensor:
-    """A block, recomputed in the backward pass where memory is to be saved."""
-    if save_memory and torch.is_grad_enabled():
-        return checkpoint(block, x, rope, use_reentrant=False)
-    return block(x, rope)
+from flow3r.nn.block import Block, run_block
+from flow3r.nn.precision import product_dtype
+from flow3r.nn.rope import rotary_table
 
 
 class MultiViewTransformer(nn.Module):
@@ -24,7 +17,7 @@ class MultiViewTransformer(nn.Module):
         super().__init__()
         if config.depth < 2 or config.depth % 2:
             raise ValueError(f"depth {config.depth}: the blocks alternate, so it must be even and at least 2")
-        self.config = config
+        self.heads, self.rope_base = config.heads, config.rope_base
         same = input_width == config.width
         self.projection = nn.Identity() if same else nn.Linear(input_width, config.width)
         self.register_tokens = nn.Parameter(1e-3 * torch.randn(1, 1, config.registers, config.width))
@@ -37,8 +30,10 @@ class MultiViewTransformer(nn.Module):
         """Registers and patches of every view: the last two blocks' outputs (within, across views) side by side."""
         scenes, views, rows, columns, _ = patches.shape
         x = self.projection(patches.flatten(2, 3))
+        registers, width = self.register_tokens.shape[-2:]
         x = torch.cat([self.register_tokens.to(x.dtype).expand(scenes, views, -1, -1), x], dim=2)
-        rope = self.rope(rows, columns, x.device)
+        dtype = product_dtype(x)
+        rope = rotary_table(rows, columns, registers, width // self.heads, self.rope_base, x.device, dtype)
         within = x
         for index, block in enumerate(self.blocks):
             tokens = x.flatten(0, 1) if index % 2 == 0 else x.flatten(1, 2)
@@ -46,8 +41,3 @@ class MultiViewTransformer(nn.Module):
             if index % 2 == 0:
                 within = x
         return torch.cat([within, x], dim=-1)
-
-    def rope(self, rows: int, columns: int, device: torch.device, head_width: int | None = None) -> RotaryTable:
-        """The rotary table of this grid, registers first; the branches use it at their own head width."""
-        head_width = head_width or self.config.width // self.config.heads
-        return rotary_table(rows, columns, self.config.registers, head_width, self.config.rope_base, device)

@@ -3,6 +3,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from flow3r.nn.attention import Attention
 from flow3r.nn.rope import RotaryTable
@@ -28,7 +30,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "*b D"]) -> Float[Tensor, "*b D"]:
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -54,3 +56,12 @@ class Block(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], rope: RotaryTable | None = None) -> Float[Tensor, "B T D"]:
         x = x + self.scale1(self.attention(self.norm1(x), rope))
         return x + self.scale2(self.mlp(self.norm2(x)))
+
+
+def run_block(
+    block: Block, x: Float[Tensor, "B T D"], rope: RotaryTable | None, save_memory: bool
+) -> Float[Tensor, "B T D"]:
+    """A block, recomputed in the backward pass where memory is to be saved."""
+    if save_memory and torch.is_grad_enabled():
+        return checkpoint(block, x, rope, use_reentrant=False)
+    return block(x, rope)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flow3r.config import EncoderConfig
-from flow3r.nn.block import Block
+from flow3r.nn.block import Block, run_block
 
 
 class DinoV2(nn.Module):
@@ -26,13 +26,20 @@ class DinoV2(nn.Module):
         for parameter in (self.class_token, self.register_tokens, self.position_table):
             nn.init.trunc_normal_(parameter, std=0.02)
 
-    def tokens(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T D"]:
-        """Class token, registers and patches, row by row, before the first block. `images` are ImageNet-normalised."""
+    def forward(self, images: Float[Tensor, "B 3 H W"], save_memory: bool = False) -> Float[Tensor, "B h w D"]:
+        """The tokens of the patches. `images` are ImageNet-normalised; `save_memory` recomputes blocks in backward."""
         patches = self.patch_embed(images)
         rows, columns = patches.shape[-2:]
-        patches = patches.flatten(2).mT + self.positions(rows, columns).to(patches.dtype)
-        start = (self.class_token + self.position_table[:, :1]).to(patches.dtype)
-        specials = torch.cat([start, self.register_tokens.to(patches.dtype)], dim=1)
+        x = self.with_specials(patches.flatten(2).mT + self.positions(rows, columns).to(patches.dtype))
+        for block in self.blocks:
+            x = run_block(block, x, None, save_memory)
+        specials = 1 + self.register_tokens.shape[1]
+        return self.norm(x[:, specials:]).unflatten(1, (rows, columns))
+
+    def with_specials(self, patches: Float[Tensor, "B T D"]) -> Float[Tensor, "B T_all D"]:
+        """Class token with its position, registers without any, then the patches."""
+        start = self.class_token + self.position_table[:, :1]
+        specials = torch.cat([start, self.register_tokens], dim=1).to(patches.dtype)
         return torch.cat([specials.expand(len(patches), -1, -1), patches], dim=1)
 
     def positions(self, rows: int, columns: int) -> Float[Tensor, "1 T D"]:
@@ -43,8 +50,3 @@ class DinoV2(nn.Module):
             return table
         grid = table.float().unflatten(1, (side, side)).movedim(-1, 1)
         return F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True).flatten(2).mT
-
-    @property
-    def specials(self) -> int:
-        """Number of tokens before the patches."""
-        return 1 + self.register_tokens.shape[1]

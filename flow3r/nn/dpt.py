@@ -46,6 +46,8 @@ class Dpt(nn.Module):
 
     def __init__(self, width: int, features: int, level_channels: tuple[int, int, int, int], hidden: int, outputs: int):
         super().__init__()
+        if features % 8 or any(channels % 4 for channels in level_channels):
+            raise ValueError(f"half of features {features} and level channels {level_channels} must be multiples of 4")
         c0, c1, c2, c3 = level_channels
         self.projects = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in level_channels)
         self.resize = nn.ModuleList(
@@ -63,6 +65,7 @@ class Dpt(nn.Module):
         self.last = nn.Conv2d(hidden, outputs, 1)
 
     def forward(self, levels: tuple[Float[Tensor, "b D h w"], ...], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
+        """The dense map at `size` (H, W), in fp32; all but the last layer obeys the ambient autocast."""
         aspect = size[1] / size[0]
         maps = []
         for level, project, resize, reduce in zip(levels, self.projects, self.resize, self.reduce, strict=True):
@@ -77,25 +80,25 @@ class Dpt(nn.Module):
             return self.last(x.float())
 
 
-def _with_position(x: Tensor, aspect: float) -> Tensor:
-    table = position_table(x.shape[1], *x.shape[-2:], aspect, x.device)
-    return x + (POSITION_RATIO * table).to(x.dtype)
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # a table first made in inference must serve training too
-def position_table(
-    channels: int, height: int, width: int, aspect: float, device: torch.device
-) -> Float[Tensor, "c h w"]:
-    """Sines and cosines of pixel positions on a rectangle of the image's aspect inscribed in the unit circle."""
+def _with_position(x: Float[Tensor, "b c h w"], aspect: float) -> Float[Tensor, "b c h w"]:
+    """Add the sines and cosines of the columns to the first half of the channels, those of the rows to the second."""
+    quarter, (height, width) = x.shape[1] // 4, x.shape[-2:]
     diagonal = (aspect**2 + 1) ** 0.5
-    quarter = channels // 4
+    columns = axis_positions(quarter, width, aspect / diagonal, x.device, x.dtype)[:, None, :]
+    rows = axis_positions(quarter, height, 1 / diagonal, x.device, x.dtype)[:, :, None]
+    return x + torch.cat([columns.expand(-1, height, -1), rows.expand(-1, -1, width)])
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)  # a table first made in inference must serve training too
+def axis_positions(
+    quarter: int, length: int, span: float, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "half length"]:
+    """Weighted sines, then cosines, at `quarter` frequencies of `length` positions evenly within [-span, span].
+
+    The image is a rectangle of its own aspect inscribed in the unit circle; `span` is half of one of its sides.
+    """
     frequency = 100.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    parts = []
-    for length, span in ((width, aspect / diagonal), (height, 1 / diagonal)):
-        end = span * (length - 1) / length
-        angle = torch.linspace(-end, end, length, dtype=torch.float64)[:, None] * frequency
-        parts.append(torch.cat([angle.sin(), angle.cos()], dim=-1))  # (length, channels / 2)
-    horizontal = parts[0][None].expand(height, -1, -1)
-    vertical = parts[1][:, None].expand(-1, width, -1)
-    return torch.cat([horizontal, vertical], dim=-1).permute(2, 0, 1).float().to(device)
+    end = span * (length - 1) / length
+    angle = frequency[:, None] * torch.linspace(-end, end, length, dtype=torch.float64)
+    return (POSITION_RATIO * torch.cat([angle.sin(), angle.cos()])).to(device, dtype)

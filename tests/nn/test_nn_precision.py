@@ -1,0 +1,18 @@
+import torch
+
+from flow3r.nn.precision import fast_dtype, product_dtype
+
+
+def test_the_type_of_products_is_what_a_linear_layer_returns():
+    layer = torch.nn.Linear(2, 2)
+    for x, enabled in ((torch.ones(1, 2), False), (torch.ones(1, 2), True), (torch.ones(1, 2).bfloat16(), True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert product_dtype(x) == layer(x).dtype
+    assert product_dtype(torch.ones(1).double()) == torch.float64
+
+
+def test_the_fast_type_is_one_that_the_device_can_multiply_in():
+    dtype = fast_dtype(torch.device("cpu"))
+    assert dtype in (torch.float32, torch.bfloat16)
+    assert torch.isfinite(torch.ones(2, 2, dtype=dtype) @ torch.ones(2, 2, dtype=dtype)).all()
+    assert fast_dtype(torch.device("meta")) == torch.float32
