@@ -3,6 +3,7 @@
 World y points down; the floor of a room is y = 0. All random numbers of a scene come from its own seed.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,10 @@ def draw_scenes(
         draws, views, config, difficulty, outdoor, half, waves, target, distance, poses
     )
     shapes = Shapes(outdoor, centre, half, waves, present, object_half, world_from_object, poses)
-    return Scenes(shapes, _surfaces(draws, object_half, difficulty, textures), _lens(draws, size, config))
+    surfaces, lens = _surfaces(draws, object_half, difficulty), _lens(draws, size, config)
+    if textures:  # drawn last, so that images change nothing else of a scene
+        surfaces = dataclasses.replace(surfaces, image=_images(draws, textures))
+    return Scenes(shapes, surfaces, lens)
 
 
 def _lens(draws: Draws, size: tuple[int, int], config: WorldsConfig) -> Tensor:
@@ -218,7 +222,7 @@ def _objects(
     return present, size, from_parts(rotation, centre).transpose(1, 2)
 
 
-def _surfaces(draws: Draws, object_half: Tensor, difficulty: float, textures: int) -> Surfaces:
+def _surfaces(draws: Draws, object_half: Tensor, difficulty: float) -> Surfaces:
     """Textures from a few soft blobs that never repeat (difficulty 0) to fine and repetitive patterns among them."""
     rows = len(object_half)
     extent = torch.cat([torch.full((rows, FACES), 2.2), 2.5 * object_half.mean(-1)], dim=1)  # metres of one blob
@@ -234,19 +238,21 @@ def _surfaces(draws: Draws, object_half: Tensor, difficulty: float, textures: in
     strength = torch.exp2(-0.45 * octave)[..., None, :] * draws.uniform(-1, 1, SURFACES, 2, WAVES)
     strength = strength / strength.norm(dim=-1, keepdim=True) * draws.uniform(3, 9, SURFACES, 2, 1)
     light = draws.direction(SURFACES)
-    image = torch.full((rows, SURFACES), -1)
-    if textures:
-        worn = draws.uniform(0, 1, SURFACES) < 0.5
-        image = torch.where(worn, (draws.uniform(0, textures, SURFACES)).long().clamp_max(textures - 1), image)
     return Surfaces(
         frequency=frequency,
         phase=draws.uniform(0, 2 * math.pi, SURFACES, WAVES),
         amplitude=strength,
         palette=_palette(draws),
         light=light,
-        image=image,
+        image=torch.full((rows, SURFACES), -1),
         image_size=extent * draws.uniform(0.6, 1.6, SURFACES),
     )
+
+
+def _images(draws: Draws, textures: int) -> Tensor:
+    """Which of the user's textures each surface wears; half of them wear none (-1)."""
+    worn = draws.uniform(0, 1, SURFACES) < 0.5
+    return torch.where(worn, draws.uniform(0, textures, SURFACES).long().clamp_max(textures - 1), -1)
 
 
 def _palette(draws: Draws) -> Tensor:

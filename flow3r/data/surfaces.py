@@ -47,7 +47,7 @@ def colour_of(
     depth: Float[Tensor, "B N R"],
     identity: Int[Tensor, "B N R"],
     pixel: Float[Tensor, "B"],
-    textures: tuple[Float[Tensor, "3 h w"], ...] = (),
+    textures: tuple[Float[Tensor, "3 _ _"], ...] = (),
 ) -> Float[Tensor, "B N R 3"]:
     """The colour in [0, 1] of hits found by `cast`. `pixel` is the angle of one pixel, for the band limit."""
     at_once = max(1, PIXELS_AT_ONCE // (rays.shape[1] * rays.shape[2]))
@@ -173,7 +173,9 @@ def _images(
             - 1
         )
         low = level.floor().long()
-        looked_up = torch.stack([F.grid_sample(l, grid[None, None], padding_mode="border")[0, :, 0].T for l in levels])
+        looked_up = torch.stack(
+            [F.grid_sample(l, grid[None, None], padding_mode="border", align_corners=False)[0, :, 0].T for l in levels]
+        )
         rows = torch.arange(len(chosen), device=point.device)
         blended = torch.lerp(looked_up[low, rows], looked_up[low + 1, rows], (level - low)[:, None])
         colour = colour.index_put((chosen,), blended.to(colour.dtype))

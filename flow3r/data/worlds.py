@@ -38,7 +38,7 @@ def render_worlds(
     config: WorldsConfig = WorldsConfig(),
     pairs: Int[Tensor, "B P 2"] | None = None,
     difficulty: float = 1.0,
-    textures: Sequence[Float[Tensor, "3 h w"]] = (),
+    textures: Sequence[Float[Tensor, "3 _ _"]] = (),
     device: torch.device | str = "cpu",
 ) -> Worlds:
     """Render one scene per seed in `views` views of `size` (H, W), with exact flow for the ordered `pairs` if given.
@@ -203,13 +203,15 @@ def _antialiased(
     count = min(int(edges.sum(2).max()), int(EDGE_SHARE * edges.shape[2]))
     if count == 0:
         return colour
-    where = edges.topk(count, dim=2).indices
+    certain, where = edges.topk(count, dim=2)  # a view with fewer edges than another only pads
     corner = rays.new_tensor([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]])
     centres = rays.take_along_dim(where[..., None], dim=2)
     finer = (centres[:, :, :, None] + corner / focal[:, None, None, None, None]).flatten(2, 3)
     fine_depth, fine_identity = cast(scenes.shapes, finer)
     fine = colour_of(scenes.shapes, scenes.surfaces, finer, fine_depth, fine_identity, 1 / focal, textures)
-    return colour.scatter(2, where[..., None].expand(-1, -1, -1, 3), fine.unflatten(2, (-1, 4)).mean(3))
+    where = where[..., None].expand(-1, -1, -1, 3)
+    smooth = torch.where(certain[..., None] > 0, fine.unflatten(2, (-1, 4)).mean(3), colour.gather(2, where))
+    return colour.scatter(2, where, smooth)
 
 
 def _edges(depth: Float[Tensor, "B N H W"], identity: Int[Tensor, "B N H W"]) -> Bool[Tensor, "B N H W"]:
