@@ -14,15 +14,16 @@ TINY = ModelConfig(
 
 
 def tiny_model(config: ModelConfig = TINY) -> Flow3r:
-    """Seeded weights of unit gain in place of the initial ones, which leave LayerScale and heads near zero."""
-    model = Flow3r(config)
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.data = noise / parameter[0].numel() ** 0.5
-        else:
-            parameter.data = parameter.data + 0.2 * noise
+    """Seeded weights of half gain in place of the initial ones, which leave LayerScale and heads near zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = Flow3r(config)
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape)
+            if parameter.ndim > 1:
+                parameter.data = 0.5 * noise / parameter[0].numel() ** 0.5
+            else:
+                parameter.data += 0.2 * noise
     return model
 
 
