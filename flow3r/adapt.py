@@ -10,21 +10,29 @@ from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore
 from flow3r.errors import InputError
 from flow3r.model.checkpoints import find_weights, load_model
-from flow3r.presets import adaptation
+from flow3r.presets import NANO_MODEL, adaptation
 from flow3r.teacher import TEACHERS
 from flow3r.teacher.label import LabelSummary, label_videos
 from flow3r.train.loop import TrainResult, train
 
 
 def label(
-    videos: Sequence[str | Path], out: str | Path, *, teacher: str = "classical", progress: bool = True
+    videos: Sequence[str | Path],
+    out: str | Path,
+    *,
+    teacher: str = "classical",
+    tokens: tuple[int, int] = NANO_MODEL.tokens,
+    progress: bool = True,
 ) -> LabelSummary:
-    """Label videos with a teacher known by name into the store `out`. Raises InputError for an unknown teacher."""
+    """Label videos with a teacher known by name into the store `out`, on a grid with a number of patches in `tokens`.
+
+    Raises InputError for an unknown teacher.
+    """
     if not videos:
         raise InputError("no video given; expected at least one video, image folder or glob")
     if teacher not in TEACHERS:
         raise InputError(f"no teacher is called {teacher!r}; expected one of {', '.join(TEACHERS)}")
-    return label_videos(videos, out, TEACHERS[teacher](), progress=progress)
+    return label_videos(videos, out, TEACHERS[teacher](), tokens=tokens, progress=progress)
 
 
 def adapt(
@@ -46,12 +54,12 @@ def adapt(
     stopped. Raises InputError if no video could be labelled, LabelStoreError if no pair of frames passed the gates.
     """
     out = Path(out)
-    summary = label(videos, out / "labels", teacher=teacher, progress=not quiet)
+    start = find_weights(model)
+    config = adaptation(load_model(start).config, str(start))
+    summary = label(videos, out / "labels", teacher=teacher, tokens=config.model.tokens, progress=not quiet)
     if len(summary.failures) == summary.sources:
         raise InputError(summary.failures[0][1])
     clips = LabelClips(LabelStore(out / "labels"), held_out)
-    start = find_weights(model)
-    config = adaptation(load_model(start).config, str(start))
     if steps is not None:
         config = dataclasses.replace(config, steps=steps)
     return train(config, out, clips=clips, device=device, seconds=seconds, quiet=quiet, on_step=on_step)

@@ -207,9 +207,9 @@ def evaluate(
     if benchmark == "worlds":
         report = evaluate_worlds(network, scenes=scenes, views=views, name=model)
     elif benchmark == "folder":
-        report = evaluate_folder(network, path, frames=frames, name=model)
+        report = evaluate_folder(network, path, frames=frames, tokens=network.config.tokens, name=model)
     else:
-        report = evaluate_motorcycle(network, name=model)
+        report = evaluate_motorcycle(network, tokens=network.config.tokens, name=model)
     PRINT.print(table(report))
     if out is not None:
         write_report(out, report)

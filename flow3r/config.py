@@ -67,6 +67,7 @@ class ModelConfig:
     multiview: MultiViewConfig = MultiViewConfig()
     branch: BranchConfig = BranchConfig()
     flow: FlowHeadConfig | None = FlowHeadConfig()  # None: the paper's `3d-sup`, which has no flow head
+    tokens: tuple[int, int] = (510, 1300)  # patches of an image that it is made for; paper A.2: 100k-255k pixels
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ NANO_MODEL = ModelConfig(
     multiview=MultiViewConfig(width=256, depth=6, heads=4, registers=1, layer_scale=1.0),
     branch=BranchConfig(width=128, depth=4, heads=2, camera_width=128),
     flow=FlowHeadConfig(features=32, level_channels=(32, 48, 64, 64), output_channels=16, pairs_per_chunk=64),
+    tokens=(64, 96),
 )
 
 PRESETS: dict[str, TrainConfig] = {
@@ -30,7 +31,7 @@ PRESETS: dict[str, TrainConfig] = {
         data=DataConfig(
             views=(2, 4),
             images_per_batch=24,
-            tokens=(64, 96),
+            tokens=NANO_MODEL.tokens,
             aspect=(0.6, 2.4),
             pairs_per_scene=2,
             curriculum_steps=2500,
@@ -50,7 +51,7 @@ def adaptation(model: ModelConfig, init_from: str) -> TrainConfig:
         data=DataConfig(
             views=(2, 4),
             images_per_batch=16,
-            tokens=(64, 96),
+            tokens=model.tokens,
             aspect=(0.6, 2.4),
             pairs_per_scene=3,
             unlabelled_share=0.6,  # ours: most steps on the footage, enough on worlds not to forget

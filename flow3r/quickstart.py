@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
 
 from flow3r.adapt import adapt, label
 from flow3r.data.clips import LabelClips
@@ -22,6 +21,7 @@ from flow3r.eval.motorcycle import motorcycle_frames
 from flow3r.eval.report import Report, compare, table, write_report
 from flow3r.export import write_reconstruction
 from flow3r.model.checkpoints import load_model
+from flow3r.model.flow3r import Flow3r
 from flow3r.reconstruction import reconstruct
 from flow3r.types import Flow, Views
 
@@ -65,7 +65,8 @@ def quickstart(
     began = time.monotonic()
 
     console.rule(f"1. Label the flow of {video.name} with the embedded teacher")
-    summary = label([video], out / "labels")
+    network = load_model(model)
+    summary = label([video], out / "labels", tokens=network.config.tokens)
     for line in summary.lines():
         console.print(line, highlight=False)
     if summary.failures:
@@ -77,7 +78,7 @@ def quickstart(
     save_png(out / "labels.png", labels_picture(_some_labels(clips)))
 
     console.rule("2. Measure nano as it comes")
-    before = _measure(load_model(model), clips)
+    before = _measure(network, clips)
     console.rule(f"3. Adapt it to the clip for {seconds:.0f} s")
     result = adapt([video], out, model=model, held_out=HELD_OUT, seconds=seconds, quiet=not console.is_terminal)
     console.print(f"{result.steps} steps in {result.seconds:.0f} s")
@@ -104,12 +105,12 @@ def quickstart(
     return QuickstartResult(*reports, folder=out)
 
 
-def _measure(model: nn.Module, clips: LabelClips) -> tuple[Report, Report, Report]:
+def _measure(model: Flow3r, clips: LabelClips) -> tuple[Report, Report, Report]:
     """The clip's held-out pairs against the teacher, worlds that no training saw, and the stereo pair."""
     return (
         evaluate_labels(model, clips.held_out_pairs(), title="held-out pairs of the clip"),
         evaluate_worlds(model, scenes=WORLDS, views=3),
-        evaluate_motorcycle(model),
+        evaluate_motorcycle(model, tokens=model.config.tokens),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from flow3r.config import ModelConfig
 from flow3r.data.arrays import FrameSource, open_frames
 from flow3r.data.frame import Sequence
 from flow3r.data.transforms import SMALLEST_SIDE, choose_grid, fit_depth, fit_frame
@@ -41,14 +42,14 @@ def reconstruct(
     dtype: torch.dtype | None = None,
     fit: Literal["crop", "pad"] = "crop",
     max_frames: int = 32,
-    tokens: tuple[int, int] = (64, 96),
+    tokens: tuple[int, int] | None = None,
     pinhole: Literal["auto", "shared", "per-frame"] = "auto",
 ) -> Reconstruction:
     """Cameras, intrinsics, depth, points and confidence of a video or images, in one pass of `model`.
 
     `source`: a video, image, folder, glob, list of images or paths, Sequence, uint8 array (N H W 3), or tensor
     (N 3 H W). At most `max_frames` frames, evenly spread, are read, one at a time. All are cropped or padded (`fit`) to
-    one grid of `tokens` patches, of their median aspect. `model` is a name or path that load_model understands, or a
+    one grid of `tokens` patches (by default what the model is made for), of their median aspect. `model` is a name or path that load_model understands, or a
     module that maps images (1 N 3 H W) to a Prediction; it runs without gradients, in evaluation mode, and is given
     back in the mode it had. `device`: that of a module, or else CUDA where there is one. `dtype`: of autocast; by
     default bfloat16 where the device is fast in it. `pinhole`: one for all frames or one for each; "auto" shares it if
@@ -63,6 +64,7 @@ def reconstruct(
     sequence = open_frames(source)
     network, name = _network(model, device)
     loaded = time.perf_counter()
+    tokens = tokens or _tokens_of(network)
     frames = _read_frames(sequence, spread_frames(len(sequence), max_frames), tokens, fit)
     read = time.perf_counter()
     prediction = _predict(network, name, frames, dtype)
@@ -131,6 +133,12 @@ def _network(model: str | Path | nn.Module, device: str | torch.device | None) -
             f"the model is on {_device_of(model)}, not on {device}: move it there first, or leave out device"
         )
     return model, type(model).__name__
+
+
+def _tokens_of(network: nn.Module) -> tuple[int, int]:
+    """The patches of an image that a model is made for; the public model's where it does not say."""
+    config = getattr(network, "config", None)
+    return config.tokens if isinstance(config, ModelConfig) else ModelConfig().tokens
 
 
 def _device_of(network: nn.Module) -> torch.device:

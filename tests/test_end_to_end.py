@@ -24,6 +24,7 @@ TINY = ModelConfig(
     multiview=MultiViewConfig(width=32, depth=2, heads=2, registers=1),
     branch=BranchConfig(width=32, depth=4, heads=2, camera_width=16),
     flow=FlowHeadConfig(features=16, level_channels=(8, 8, 16, 16), output_channels=8),
+    tokens=(40, 60),
 )
 
 

@@ -238,6 +238,7 @@ def config_from_metadata(metadata: Mapping[str, str], path: Path) -> ModelConfig
             build(MultiViewConfig, values["multiview"]),
             build(BranchConfig, values["branch"]),
             build(FlowHeadConfig, values["flow"]) if values["flow"] else None,
+            tuple(values["tokens"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its sizes are unreadable ({error}); written by another version?") from error
