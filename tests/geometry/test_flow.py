@@ -114,6 +114,13 @@ def test_unknown_depth_on_either_side_is_not_covisible_and_has_no_flow():
     assert displacement.isfinite().all() and (displacement[~covisible] == 0).all()
 
 
+def test_unknown_depth_is_not_covisible_even_where_the_camera_itself_would_match():
+    depth, pose = torch.zeros(1, 2, HEIGHT, WIDTH), torch.eye(4).repeat(1, 2, 1, 1)
+    depth[:, 1], pose[:, 1, 2, 3] = 1, -1  # view 1 stands behind view 0 and sees a surface where view 0 stands
+    displacement, covisible = flow_from_depth(depth, LENSES.float()[None], pose)
+    assert not covisible.any() and (displacement == 0).all()
+
+
 def test_the_same_view_twice_has_no_flow_and_is_all_covisible():
     depth = 1 + torch.rand(1, 1, HEIGHT, WIDTH).expand(1, 2, -1, -1)
     pose = torch.eye(4).expand(1, 2, 4, 4)
