@@ -49,11 +49,11 @@ def reconstruct(
 
     `source`: a video, image, folder, glob, list of images or paths, Sequence, uint8 array (N H W 3), or tensor
     (N 3 H W). At most `max_frames` frames, evenly spread, are read, one at a time. All are cropped or padded (`fit`) to
-    one grid of `tokens` patches (by default what the model is made for), of their median aspect. `model` is a name or path that load_model understands, or a
-    module that maps images (1 N 3 H W) to a Prediction; it runs without gradients, in evaluation mode, and is given
-    back in the mode it had. `device`: that of a module, or else CUDA where there is one. `dtype`: of autocast; by
-    default bfloat16 where the device is fast in it. `pinhole`: one for all frames or one for each; "auto" shares it if
-    all originals have one size.
+    one grid of their median aspect, of `tokens` patches (by default as many as the model is made for). `model` is a
+    name or path that load_model understands, or a module that maps images (1 N 3 H W) to a Prediction; it runs without
+    gradients, in evaluation mode, and is given back in the mode it had. `device`: that of a module, or else CUDA where
+    there is one. `dtype`: of autocast; by default bfloat16 where the device is fast in it. `pinhole`: one for all
+    frames or one for each; "auto" shares it if all originals have one size.
 
     The world is the frame of the first camera, and the scale is relative. Raises InputError for a source that cannot
     be used, CheckpointError for a model that predicts NaN or infinity.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_the_longest_shot_is_taken_unless_another_is_named(monkeypatch):
 
     class Film(video.VideoFile):
         def __init__(self):
-            object.__setattr__(self, "path", None)
+            object.__setattr__(self, "path", Path("film.mp4"))
 
     monkeypatch.setattr(video, "find_shots", lambda source: ((0, 5), (5, 40), (40, 50)))
     film = Film()

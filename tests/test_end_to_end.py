@@ -1,15 +1,16 @@
 """From a video to flow labels, a model that learns from them, a reconstruction and a measure: all real, all small."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_model import TINY
 
 from flow3r import quickstart as quick
 from flow3r.adapt import adapt
-from flow3r.config import BranchConfig, EncoderConfig, FlowHeadConfig, ModelConfig, MultiViewConfig
 from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore
 from flow3r.data.worlds import render_worlds
@@ -19,13 +20,7 @@ from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
 from flow3r.reconstruction import reconstruct
 
-TINY = ModelConfig(
-    encoder=EncoderConfig(width=32, depth=1, heads=2, position_grid=4, registers=1),
-    multiview=MultiViewConfig(width=32, depth=2, heads=2, registers=1),
-    branch=BranchConfig(width=32, depth=4, heads=2, camera_width=16),
-    flow=FlowHeadConfig(features=16, level_channels=(8, 8, 16, 16), output_channels=8),
-    tokens=(40, 60),
-)
+SMALL = dataclasses.replace(TINY, tokens=(40, 60))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +28,7 @@ def footage(tmp_path_factory):
     """A folder of 12 frames of a world, as photographs from a calm hand-held path, and a small model."""
     folder = tmp_path_factory.mktemp("footage")
     torch.manual_seed(0)
-    save_model(Flow3r(TINY), folder / "tiny.safetensors")
+    save_model(Flow3r(SMALL), folder / "tiny.safetensors")
     worlds = render_worlds([3], 12, (168, 224), difficulty=0.0)
     (folder / "frames").mkdir()
     for k, image in enumerate(worlds.views.images[0]):
@@ -87,7 +82,7 @@ def test_quickstart_measures_before_and_after_and_lists_what_it_wrote(footage, t
         assert report.title in printed.replace("\n", " ")
     saved = json.loads((out / "held-out_worlds.json").read_text())
     assert [row["name"] for row in saved["rows"]][2:] == ["identity pose", "mean training pose", "ground truth"]
-    assert load_model(result.folder / "model.safetensors").config == TINY
+    assert load_model(result.folder / "model.safetensors").config == SMALL
 
 
 def test_quickstart_refuses_a_missing_video(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
@@ -12,13 +13,21 @@ from flow3r.data.sampling import draw_clip
 from flow3r.errors import LabelStoreError
 from flow3r.types import Flow, Views
 
-ATTEMPTS = 50  # segments tried before a clip of so many views is given up
-
 
 @dataclass(frozen=True)
 class _Labelled:
     segment: SegmentInfo
     rows: Int[Tensor, "P"]  # of `segment.pairs`
+
+    @cached_property
+    def connected(self) -> int:
+        """The most frames that labelled pairs connect."""
+        groups: list[set[int]] = []
+        for row in self.rows.tolist():
+            joined = set(self.segment.pairs[row])
+            apart = [group for group in groups if not group & joined]
+            groups = [*apart, joined.union(*(group for group in groups if group & joined))]
+        return max((len(group) for group in groups), default=0)
 
 
 class LabelClips:
@@ -39,10 +48,12 @@ class LabelClips:
     def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
         """`scenes` clips of `views` frames with `pairs` labelled pairs each, of one grid; depends on `generator` alone.
 
-        Raises LabelStoreError if no labelled pairs connect that many frames.
+        Where labelled pairs connect fewer frames, as in footage that the teacher could hardly follow, clips have those.
         """
         first = self._pick(self._train, generator).segment.size
         fitting = [part for part in self._train if part.segment.size == first]
+        views = min(views, max(part.connected for part in fitting))
+        fitting = [part for part in fitting if part.connected >= views]
         return _stack([self._draw_one(fitting, views, pairs, generator) for _ in range(scenes)])
 
     def held_out_pairs(self) -> Iterator[Views]:
@@ -62,15 +73,12 @@ class LabelClips:
         return sum(len(part.rows) for part in self._held_out)
 
     def _draw_one(self, parts: list[_Labelled], views: int, pairs: int, generator: torch.Generator) -> Views:
-        for _ in range(ATTEMPTS):
+        drawn = None
+        while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
             part = self._pick(parts, generator)
             drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], views, pairs, generator)
-            if drawn is not None:
-                frames, rows = drawn
-                return self.store.clip(part.segment, frames.tolist(), part.rows[rows].tolist())
-        raise LabelStoreError(
-            f"{self.store.folder}: no {views} frames are connected by labelled pairs; use fewer views"
-        )
+        frames, rows = drawn
+        return self.store.clip(part.segment, frames.tolist(), part.rows[rows].tolist())
 
     @staticmethod
     def _pick(parts: list[_Labelled], generator: torch.Generator) -> _Labelled:

@@ -22,7 +22,7 @@ from flow3r.types import OnDevice
 
 OBJECTS = len(SHAPES)
 CLEARANCE = 0.25  # metres kept between cameras and things
-CALM_ROTATION_DEGREES = 6.0  # widest rotation at difficulty 0
+EASY_ROTATION_DEGREES = (4.0, 20.0)  # at difficulty 0: a token or two, where matching is learnt first
 HELD_OUT_ROTATION_DEGREES = (10.0, 120.0)
 
 
@@ -161,9 +161,11 @@ def _turns(draws: Draws, views: int, config: WorldsConfig, difficulty: float) ->
             here = angle[-1]
             angle.append(torch.where(here > 0, here - steps[:, view], here + steps[:, view]))
         return torch.stack(angle, dim=1), draws.uniform(0.95, 1.0, 1)
-    low, high = config.rotation_degrees
-    high = math.exp((1 - difficulty) * math.log(min(CALM_ROTATION_DEGREES, high)) + difficulty * math.log(high))
-    widest = torch.deg2rad(draws.log_uniform(low, max(high, low), 1))
+    low, high = (
+        math.exp((1 - difficulty) * math.log(easy) + difficulty * math.log(full))
+        for easy, full in zip(EASY_ROTATION_DEGREES, config.rotation_degrees, strict=True)
+    )
+    widest = torch.deg2rad(draws.log_uniform(low, high, 1))
     step = torch.linspace(-0.5, 0.5, views) if views > 1 else torch.zeros(1)
     uneven = step + 0.5 / max(views, 2) * draws.uniform(-0.5, 0.5, views)
     wide = (widest / math.radians(40)).clamp(0, 1)  # wide turns orbit, or nothing would stay in sight

@@ -12,6 +12,7 @@ from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow_heads import FactoredFlow
 from flow3r.model.heads import Branch, CameraHead, PatchHead, points_from_raw
 from flow3r.model.multiview import MultiViewTransformer
+from flow3r.nn.attention import Attention
 from flow3r.nn.dinov2 import DinoV2
 from flow3r.types import Latents, Prediction
 
@@ -133,3 +134,7 @@ def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
+    if isinstance(module, Attention) and isinstance(module.q_norm, nn.LayerNorm):
+        # Equal queries and keys: attention starts as likeness of content, from which matching across views is learnt.
+        query, key, _ = module.qkv.weight.data.chunk(3)
+        key.copy_(query)

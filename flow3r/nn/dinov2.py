@@ -25,6 +25,8 @@ class DinoV2(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         for parameter in (self.class_token, self.register_tokens, self.position_table):
             nn.init.trunc_normal_(parameter, std=0.02)
+        with torch.no_grad():
+            self.position_table[0, 1:] += sine_positions(config.position_grid, config.width)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], save_memory: bool = False) -> Float[Tensor, "B h w D"]:
         """The tokens of the patches. `images` are ImageNet-normalised; `save_memory` recomputes blocks in backward."""
@@ -50,3 +52,12 @@ class DinoV2(nn.Module):
             return table
         grid = table.float().unflatten(1, (side, side)).movedim(-1, 1)
         return F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True).flatten(2).mT
+
+
+def sine_positions(side: int, width: int, strength: float = 0.3) -> Float[Tensor, "T D"]:
+    """A start for the position table of a grid: sines and cosines of y, then of x, not much weaker than the content."""
+    frequency = torch.pi / side * 2.0 ** torch.linspace(0, 3, width // 4)
+    angle = (torch.arange(side) + 0.5)[:, None] * frequency
+    waves = strength * torch.cat([angle.sin(), angle.cos()], dim=-1)
+    y, x = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return torch.cat([y, x], dim=-1).flatten(0, 1)

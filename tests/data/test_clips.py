@@ -83,7 +83,7 @@ def test_the_end_of_every_shot_is_held_out(store):
 
 
 def test_what_the_store_cannot_give_is_said(tmp_path, store):
-    with pytest.raises(LabelStoreError, match="no 11 frames are connected"):
-        LabelClips(store).draw(1, 11, 2, torch.Generator())
+    connected = LabelClips(store).draw(2, 1000, 2, torch.Generator())
+    assert 2 <= connected.images.shape[1] < 1000 and connected.images.shape[0] == 2
     with pytest.raises(LabelStoreError, match="no accepted pair"):
         LabelClips(LabelStore(tmp_path / "empty", {}))

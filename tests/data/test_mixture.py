@@ -2,17 +2,12 @@ import dataclasses
 
 import pytest
 import torch
-from flow3r.config import BranchConfig, DataConfig, EncoderConfig, FlowHeadConfig, ModelConfig, MultiViewConfig
-from flow3r.config import TrainConfig
+from tiny_model import TINY
+
+from flow3r.config import DataConfig, TrainConfig
 from flow3r.data.mixture import StepBatches, draw_pairs, grids, iterate_batches, stream
 from flow3r.types import Flow, Views
 
-TINY = ModelConfig(
-    encoder=EncoderConfig(width=32, depth=1, heads=2, position_grid=4, registers=1),
-    multiview=MultiViewConfig(width=32, depth=2, heads=2, registers=1),
-    branch=BranchConfig(width=32, depth=4, heads=2, camera_width=16),
-    flow=FlowHeadConfig(features=16, level_channels=(8, 8, 16, 16), output_channels=8),
-)
 DATA = DataConfig(views=(2, 3), images_per_batch=6, tokens=(9, 16), pairs_per_scene=2, workers=0)
 CONFIG = TrainConfig(name="test", model=TINY, data=DATA, steps=6, seed=3)
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from flow3r.config import LossConfig
 from flow3r.geometry.align import umeyama
 from flow3r.geometry.camera import centred_intrinsics, unproject

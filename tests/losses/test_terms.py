@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from flow3r.geometry.camera import centred_intrinsics, unproject
 from flow3r.geometry.se3 import from_parts, rotation_from_axis_angle
 from flow3r.losses.terms import (

@@ -4,19 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
-from flow3r.config import (
-    BranchConfig,
-    DataConfig,
-    EncoderConfig,
-    FlowHeadConfig,
-    ModelConfig,
-    MultiViewConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from tiny_model import TINY
+
+from flow3r.config import DataConfig, OptimConfig, TrainConfig
 from flow3r.data.mixture import draw_pairs
 from flow3r.errors import CheckpointError, TrainingError
 from flow3r.model.checkpoints import load_model, save_model
@@ -24,12 +18,6 @@ from flow3r.model.flow3r import Flow3r
 from flow3r.train.loop import initial_model, train
 from flow3r.types import Flow, Views
 
-TINY = ModelConfig(
-    encoder=EncoderConfig(width=32, depth=1, heads=2, position_grid=4, registers=1),
-    multiview=MultiViewConfig(width=32, depth=2, heads=2, registers=1),
-    branch=BranchConfig(width=32, depth=4, heads=2, camera_width=16),
-    flow=FlowHeadConfig(features=16, level_channels=(8, 8, 16, 16), output_channels=8),
-)
 CONFIG = TrainConfig(
     name="test",
     model=TINY,
@@ -82,7 +70,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
 def test_loss_falls_on_a_flow_that_can_be_learnt(tmp_path):
     config = dataclasses.replace(
-        CONFIG, steps=60, checkpoint_every=1000, data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0)
+        CONFIG,
+        steps=60,
+        checkpoint_every=1000,
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
+        data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0),
     )
     losses: list[float] = []
     train(config, tmp_path, clips=ShiftedClips(), quiet=True, on_step=lambda step, loss: losses.append(loss))
@@ -146,7 +138,7 @@ def test_stages_chain_and_frozen_parts_keep_their_bytes(tmp_path):
 
 def test_sizes_of_the_start_must_fit_the_preset(tmp_path):
     save_model(Flow3r(TINY), tmp_path / "start.safetensors")
-    other = dataclasses.replace(TINY, branch=dataclasses.replace(TINY.branch, camera_width=24))
+    other = dataclasses.replace(TINY, branch=dataclasses.replace(TINY.branch, camera_width=20))
     config = dataclasses.replace(CONFIG, model=other, init_from=str(tmp_path / "start.safetensors"))
     with pytest.raises(TrainingError, match="its sizes differ"):
         train(config, tmp_path / "run", quiet=True)
@@ -176,14 +168,16 @@ def test_gradient_checkpointing_and_bf16_train_too(tmp_path, share: float):
 def test_kill_loses_nothing_that_was_saved(tmp_path):
     """A process killed with SIGKILL in mid-run goes on from its last checkpoint, which is whole."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "import torch; torch.set_num_threads(1)\n"
         "import test_train_loop as t, dataclasses\n"
-        "t.train(dataclasses.replace(t.CONFIG, steps=100000), sys.argv[2], quiet=True)\n"
+        "t.train(dataclasses.replace(t.CONFIG, steps=100000), sys.argv[3], quiet=True)\n"
     )
     folder = tmp_path / "run"
-    here = str(__file__).rsplit("/", 1)[0]
-    process = subprocess.Popen([sys.executable, "-c", script, here, str(folder)], stderr=subprocess.PIPE)
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(here), str(here.parent), str(folder)], stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)

@@ -1,9 +1,12 @@
+import itertools
+
 import pytest
 import torch
+from torch import nn
+
 from flow3r.config import OptimConfig
 from flow3r.errors import TrainingError
 from flow3r.train.optim import freeze_all_but, learning_rate, make_optimizer
-from torch import nn
 
 
 class Small(nn.Module):
@@ -39,7 +42,7 @@ def test_frozen_parameters_keep_their_bytes():
 
 
 def test_unknown_part_is_named():
-    with pytest.raises(TrainingError, match="'flow_head'.*body, norm, register_tokens"):
+    with pytest.raises(TrainingError, match=r"'flow_head'.*body, norm, register_tokens"):
         freeze_all_but(Small(), ("flow_head",))
 
 
@@ -50,4 +53,4 @@ def test_learning_rate_warms_up_and_decays_to_its_final_fraction():
     assert learning_rate(config, 50, 0.5) == pytest.approx(0.55)
     assert learning_rate(config, 100, 1.0) == pytest.approx(0.1)
     rates = [learning_rate(config, step, step / 100) for step in range(10, 101)]
-    assert all(b < a for a, b in zip(rates, rates[1:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(rates))
