@@ -72,7 +72,17 @@ def evaluate_worlds(
     rows = evaluate_rows(rows_to_compare(model, name, views, trivial_rows), batches, point_budget)
     settings = {"scenes": scenes, "views": views, "size": list(size), "pairs": pairs, "seed": seed}
     settings |= {"point_budget": point_budget, "held_out": config.held_out}
-    return Report("held-out worlds" if config.held_out else "worlds", rows, settings)
+    return Report("held-out worlds" if config.held_out else "worlds", rows, settings, _remarks(views, labelled=True))
+
+
+def _remarks(views: int, labelled: bool) -> tuple[str, ...]:
+    """What so many views, with or without depth, do not tell."""
+    remarks = () if labelled else ("no depth: points, depth and flow are not measured",)
+    if views == 2:
+        remarks += ("two cameras: a similarity fits any two centres, so that there is no ATE or RPE",)
+    if views == 3:
+        remarks += ("three cameras: a similarity fits most of their 9 coordinates, so that ATE says little",)
+    return remarks
 
 
 def held_out_worlds(
@@ -104,10 +114,8 @@ def evaluate_folder(
     folder = CameraFolder(Path(path))
     indices = spread_indices(len(folder), frames)
     if len(indices) < 2:
-        raise InputError(f"{path}: {len(folder)} posed frames, at least two are needed to measure anything")
+        raise InputError(f"{path}: {len(indices)} of {len(folder)} posed frames to measure, at least two are needed")
     views = views_from_frames(list(folder.frames(indices)), tokens)
-    if views.world_from_camera is None:
-        raise InputError(f"{path}: not all frames have poses; expected 'c2w' for every frame in cameras.json")
     if views.depth is not None:
         views = with_exact_flow(views, _every_pair(len(indices)))
     return _one_scene(model, replace(views, names=((folder.name,) * len(indices),)), name, point_budget, trivial_rows)
@@ -139,14 +147,9 @@ def _every_pair(views: int) -> Int[Tensor, "1 P 2"]:
 def _one_scene(model: nn.Module, views: Views, name: str, point_budget: int | None, trivial_rows: bool) -> Report:
     count = views.images.shape[1]
     rows = evaluate_rows(rows_to_compare(model, name, count, trivial_rows), [views], point_budget)
-    remarks = []
-    if views.depth is None:
-        remarks.append("no depth: points, depth and flow are not measured")
-    if count == 2:
-        remarks.append("two cameras: a similarity fits any two centres, so that there is no ATE or RPE")
     size = list(views.images.shape[-2:])
     settings = {"scene": scene_name(views, 0), "views": count, "size": size, "point_budget": point_budget}
-    return Report(scene_name(views, 0), rows, settings, tuple(remarks))
+    return Report(scene_name(views, 0), rows, settings, _remarks(count, views.labelled))
 
 
 def evaluate_labels(model: nn.Module, clips: Iterable[Views], *, name: str = "model", title: str = "labels") -> Report:
@@ -180,7 +183,7 @@ def _score_labels(rows: dict[str, list[Score]], predictions: dict, views: Views,
     flows = {key: p.flow.displacement[scene] for key, p in predictions.items()} | {"homography per pair": homography}
     for k, (source, target) in enumerate(pairs.tolist()):
         one = slice(k, k + 1)
-        sequence = " -> ".join(str(k) if views.names is None else views.names[scene][k] for k in (source, target))
+        sequence = " -> ".join(str(v) if views.names is None else views.names[scene][v] for v in (source, target))
         for row in rows:
             values: dict[str, float] = {}
             if row in flows:
