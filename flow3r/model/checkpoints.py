@@ -86,8 +86,11 @@ def load_model(name_or_path: str | Path = "nano", device: torch.device | str = "
     for key, value in tensors.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {key} holds NaN or infinity; the weights are damaged, fetch them again")
-    with torch.device("meta"):
-        model = Flow3r(config)
+    try:
+        with torch.device("meta"):
+            model = Flow3r(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its sizes make no model ({error}); incomplete or damaged?") from error
     _check_keys(path, model.state_dict(), tensors)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return model.to(device).eval()
