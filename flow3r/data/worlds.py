@@ -1,32 +1,32 @@
-"""Procedural worlds: endless scenes with exact depth, cameras, identities, flow and covisibility, on torch alone."""
+"""Procedural worlds: endless scenes with exact depth, cameras, object ids, flow and covisibility, on torch alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flow3r.config import WorldsConfig
-from flow3r.data.raycast import BACKGROUND, SKY, Shapes, cast
-from flow3r.data.scenes import Scenes, draw_scenes
-from flow3r.data.surfaces import colour_of
-from flow3r.geometry.camera import camera_rays, inside_image, pixel_grid
-from flow3r.geometry.se3 import invert, transform_points
+from flow3r.data.furnish import draw_look, draw_scenes
+from flow3r.data.raycast import FACES, SOLIDS, Hits, Sight, cast
+from flow3r.data.scenes import Scenes, follow, sight
+from flow3r.data.surfaces import Paint, colour_of, make_atlas, paint, procedural_atlas, tile_of_image
+from flow3r.geometry.camera import camera_rays
+from flow3r.geometry.se3 import from_parts, invert, nearest_rotation
 from flow3r.types import Flow, OnDevice, Views
 
-ATTEMPTS, HELD_OUT_ATTEMPTS = 3, 12  # draws of a scene, of which the first with enough overlap is taken
-PROBE = 10  # rays across the image that estimate overlap
-SAME_SURFACE = 2e-3  # relative depth within which a ray is held to have reached its point
-EDGE_SHARE = 0.12  # most pixels of a view that get four rays instead of one
+_RAYS_AT_ONCE = 50_000  # keeps what a chunk touches in the cache of a core
+# Four places within a pixel, no two in one row or column.
+_CORNERS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))
 
 
 @dataclass(frozen=True)
 class Worlds(OnDevice):
-    """Rendered scenes with every label. Identity 0 is the static background (and the sky), 1.. are objects."""
+    """Rendered scenes with every label."""
 
     views: Views
-    object_ids: Int[Tensor, "B N H W"]
+    object_ids: Int[Tensor, "B N H W"]  # 0: room, ground or sky; 1 ...: objects, the same in all views
     moving: Bool[Tensor, "B N H W"]  # the pixel belongs to an object that moves between views
 
 
@@ -43,185 +43,162 @@ def render_worlds(
 ) -> Worlds:
     """Render one scene per seed in `views` views of `size` (H, W), with exact flow for the ordered `pairs` if given.
 
-    Scene b depends on seeds[b], views, size, config and difficulty alone. Depth and flow are taken at pixel centres,
-    the sky has depth 0 (unknown); only colour is anti-aliased. Flow includes the motion of objects; covisible is 1
-    where a ray from camera j reaches the very point that pixel of view i sees. Worlds are in metres, OpenCV axes, world
-    y down.
-    `difficulty` in [0, 1] goes from distinctive textures and calm motion to the full distribution; `textures` (RGB in
+    Scene b depends on seeds[b], views, size, config, difficulty and textures alone, not on the batch around it. Depth,
+    in metres, and flow are taken at pixel centres; only colour is anti-aliased. The sky has depth 0: unknown. Flow
+    includes the objects' own motion; covisible is 1 where a ray from camera j, cast at the very point that the pixel of
+    view i sees, meets nothing before it, inside image j. The world's y axis points down. `difficulty` in [0, 1] leads
+    from coarse, distinctive textures, little motion and few objects to the full distribution. `textures` (RGB in
     [0, 1]) are laid on half of the surfaces.
+
+    Raises ValueError for no seeds, no views, or a size below one pixel.
     """
-    scenes = choose_scenes(seeds, views, size, config, difficulty, len(textures)).to(device)
-    height, width = size
-    shapes = scenes.shapes
+    if len(seeds) == 0 or views < 1 or min(size) < 1:
+        raise ValueError(f"got {len(seeds)} seeds, {views} views of {size}; expected at least one of each")
+    scenes = draw_scenes(seeds, views, size, config, difficulty, device)
+    look = draw_look(seeds, scenes, difficulty, len(textures))
+    atlas = procedural_atlas(torch.device(device))
+    if textures:
+        own = make_atlas([tile_of_image(texture.to(device)) for texture in textures])
+        atlas = torch.cat([atlas, own], dim=2)
+    scenes = replace(scenes, look=look)
     intrinsics = scenes.intrinsics[:, None].expand(-1, views, -1, -1)
-    rays = camera_rays(intrinsics, height, width)[..., :2].flatten(2, 3)
-    depth, identity = cast(shapes, rays)
-    image = _antialiased(scenes, rays, depth, identity, size, tuple(t.to(device) for t in textures))
-    map_shape = (len(seeds), views, height, width)
-    known = torch.where(identity == SKY, 0.0, depth)
-    flow = None if pairs is None else _flow(shapes, intrinsics, rays, depth, identity, pairs.to(device), size)
-    labelled = Views(
-        images=image.view(*map_shape, 3).movedim(-1, 2).contiguous(),
-        depth=known.view(map_shape),
+    rays = camera_rays(scenes.intrinsics, *size).flatten(1, 2).mT.contiguous()
+    scene = torch.arange(len(seeds), device=device).repeat_interleave(views)
+    view = torch.arange(views, device=device).repeat(len(seeds))
+    parts = [_rendered(scenes, atlas, rays, scene[part], view[part], size) for part in _chunks(len(scene), size)]
+    image, depth, solid = (torch.cat(values) for values in zip(*parts))
+    flow = None if pairs is None else _flow(scenes, rays, depth, solid, pairs.to(device), size)
+    maps = (len(seeds), views, *size)
+    moves = torch.cat([torch.zeros_like(scenes.moves[:, :1]), scenes.moves], dim=1)[scene]
+    rendered = Views(
+        images=image.view(len(seeds), views, 3, *size),
+        depth=torch.where(depth.isinf(), 0.0, depth).view(maps),
         intrinsics=intrinsics.contiguous(),
-        world_from_camera=shapes.world_from_camera,
-        dense=torch.ones(map_shape[:2], dtype=torch.bool, device=device),
+        world_from_camera=scenes.world_from_camera,
+        dense=torch.ones(maps[:2], dtype=torch.bool, device=device),
         flow=flow,
     )
-    first = shapes.world_from_object[:, :1]
-    object_moves = (shapes.world_from_object - first).abs().amax(dim=(1, 3, 4)) > 1e-6
-    moving = object_moves[:, None].expand(-1, views, -1).take_along_dim((identity - 1).clamp_min(0), dim=2)
-    return Worlds(
-        labelled,
-        object_ids=identity.clamp_min(BACKGROUND).view(map_shape),
-        moving=(moving & (identity > 0)).view(map_shape),
-    )
+    return Worlds(rendered, solid.view(maps), moves.gather(1, solid).view(maps))
 
 
-def choose_scenes(
+def sample_cameras(
     seeds: Sequence[int],
     views: int,
     size: tuple[int, int],
+    *,
     config: WorldsConfig = WorldsConfig(),
     difficulty: float = 1.0,
-    textures: int = 0,
-) -> Scenes:
-    """Per seed the first of several draws whose consecutive views overlap enough, else the one that overlaps most."""
-    attempts = HELD_OUT_ATTEMPTS if config.held_out else ATTEMPTS
-    scenes = draw_scenes(seeds, views, size, config, difficulty, attempts, textures)
-    overlap = least_overlap(scenes.shapes, scenes.intrinsics, size).view(len(seeds), attempts)
-    order = torch.arange(attempts, 0, -1)
-    rank = torch.where(overlap >= config.overlap, 1.0 + order, overlap)
-    chosen = torch.arange(len(seeds)) * attempts + rank.argmax(dim=1)
-    return Scenes(scenes.shapes[chosen], scenes.surfaces[chosen], scenes.intrinsics[chosen])
-
-
-def least_overlap(shapes: Shapes, intrinsics: Float[Tensor, "B 3 3"], size: tuple[int, int]) -> Float[Tensor, "B"]:
-    """The least share of a view that is seen in the next one, and the other way, estimated by a few rays."""
-    views = shapes.world_from_camera.shape[1]
-    if views == 1:
-        return torch.ones(len(intrinsics))
-    height, width = size
-    spread = pixel_grid(PROBE, PROBE) / PROBE * torch.tensor([width, height])
-    focal, principal = intrinsics[:, [0, 1], [0, 1]], intrinsics[:, :2, 2]
-    rays = ((spread.flatten(0, 1)[None] - principal[:, None]) / focal[:, None])[:, None].expand(-1, views, -1, -1)
-    depth, identity = cast(shapes, rays)
-    step = torch.arange(views - 1)
-    pairs = torch.cat([torch.stack([step, step + 1], -1), torch.stack([step + 1, step], -1)])
-    pairs = pairs.expand(len(intrinsics), -1, -1)
-    intrinsics = intrinsics[:, None].expand(-1, views, -1, -1)
-    _, seen = _correspond(shapes, intrinsics, rays, depth, identity, pairs, size)
-    return seen.float().mean(-1).amin(-1)
+    device: torch.device | str = "cpu",
+) -> tuple[Float[Tensor, "B N 4 4"], Float[Tensor, "B N 3 3"]]:
+    """world_from_camera and intrinsics of the same worlds as `render_worlds`, without rendering them."""
+    scenes = draw_scenes(seeds, views, size, config, difficulty, device)
+    return scenes.world_from_camera, scenes.intrinsics[:, None].expand(-1, views, -1, -1).contiguous()
 
 
 def mean_relative_poses(
-    views: int, config: WorldsConfig = WorldsConfig(), scenes: int = 1000, seed: int = 0
+    views: int,
+    config: WorldsConfig = WorldsConfig(),
+    scenes: int = 1000,
+    seed: int = 0,
+    size: tuple[int, int] = (112, 112),
 ) -> Float[Tensor, "G 4 4"]:
-    """The mean pose i_from_j per frame gap j - i = 1 .. views - 1, over training worlds (rotation: chordal mean)."""
-    shapes = choose_scenes(range(seed, seed + scenes), views, (112, 112), config).shapes
-    poses = shapes.world_from_camera.double()
-    means = []
+    """The mean pose of frame k + g in the axes of frame k, for gaps g = 1 ... views - 1, over worlds of these seeds.
+
+    Rotation is the chordal mean, the rotation nearest to the arithmetic mean. Translations, whose scale is each world's
+    own, are divided by the path length from first to last view before the mean.
+    """
+    parts = [
+        sample_cameras(range(seed + first, seed + min(first + 100, scenes)), views, size, config=config)[0]
+        for first in range(0, scenes, 100)
+    ]
+    world_from_camera = torch.cat(parts).double()
+    steps = world_from_camera[:, 1:, :3, 3] - world_from_camera[:, :-1, :3, 3]
+    length = steps.norm(dim=-1).sum(1)[:, None, None].clamp_min(1e-9)
+    means = [torch.zeros(0, 4, 4)]
     for gap in range(1, views):
-        relative = (invert(poses[:, :-gap]) @ poses[:, gap:]).flatten(0, 1).mean(0)
-        u, _, vt = torch.linalg.svd(relative[:3, :3])
-        relative[:3, :3] = u @ torch.diag(torch.tensor([1.0, 1.0, torch.linalg.det(u @ vt)], dtype=u.dtype)) @ vt
-        means.append(relative)
-    return torch.stack(means).float() if means else torch.zeros(0, 4, 4)
+        relative = invert(world_from_camera[:, :-gap]) @ world_from_camera[:, gap:]
+        rotation = nearest_rotation(relative[..., :3, :3].mean((0, 1)))
+        means.append(from_parts(rotation, (relative[..., :3, 3] / length).mean((0, 1)))[None].float())
+    return torch.cat(means)
+
+
+def _chunks(count: int, size: tuple[int, int]) -> list[slice]:
+    """Slices of the views that are worked on together."""
+    step = max(1, _RAYS_AT_ONCE // (size[0] * size[1]))
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+def _rendered(
+    scenes: Scenes, atlas: Tensor, rays: Tensor, scene: Tensor, view: Tensor, size: tuple[int, int]
+) -> tuple[Float[Tensor, "V 3 R"], Float[Tensor, "V R"], Int[Tensor, "V R"]]:
+    """Anti-aliased colour, depth (infinite in the sky) and solid at all pixels of some views."""
+    here = sight(scenes, scene, view)
+    focal = scenes.intrinsics[scene, 0, 0]
+    painted = paint(scenes.look, scene, here.solid_from_camera, here.open_sky, focal)
+    rays = rays[scene]
+    hits = cast(here, rays)
+    image = _colour(here, painted, atlas, rays, hits)
+    edges = _edges(hits, size)
+    counts = edges.sum(1)
+    if counts.any():
+        row, pixel = edges.nonzero().unbind(1)
+        rank = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        place = pixel.new_zeros(len(edges), int(counts.max()))  # where a view has fewer edges, pixel 0 fills up
+        place[row, rank] = pixel
+        corners = rays.new_tensor(_CORNERS) / focal[:, None, None]
+        finer = rays.gather(2, place[:, None].expand(-1, 3, -1))[..., None].repeat(1, 1, 1, len(_CORNERS))
+        finer[:, :2] += corners.mT[:, :, None]
+        finer = finer.flatten(2)
+        fine = _colour(here, painted, atlas, finer, cast(here, finer)).unflatten(2, (-1, len(_CORNERS))).mean(3)
+        image[row, :, pixel] = fine[row, :, rank]
+    return image, hits.depth, hits.solid
+
+
+def _colour(here: Sight, painted: Paint, atlas: Tensor, rays: Tensor, hits: Hits) -> Float[Tensor, "V 3 R"]:
+    """The colour of what was hit; the sky is looked up by direction and is not shaded."""
+    views, _, count = rays.shape
+    x, y = rays[:, 0], rays[:, 1]
+    sky = hits.depth.isinf()
+    depth = torch.where(sky, (x * x + y * y + 1).rsqrt(), hits.depth)
+    cosine, shade = hits.cosine.masked_fill(sky, 1.0), hits.shade.masked_fill(sky, 1.0)
+    column = hits.solid * FACES + hits.face
+    column = column + torch.arange(views, device=x.device)[:, None] * (FACES * (1 + SOLIDS))
+    values = (value.reshape(-1) for value in (column, x, y, depth, cosine, shade))
+    return colour_of(painted, atlas, *values).view(3, views, count).movedim(0, 1).contiguous()
+
+
+def _edges(hits: Hits, size: tuple[int, int]) -> Bool[Tensor, "V R"]:
+    """Pixels beside another solid or face, or beside a step in depth, as at the crest of a hill."""
+    face = torch.where(hits.depth.isinf(), 0, hits.face)
+    surface = (hits.solid * FACES + face).to(torch.int16).unflatten(1, size)
+    depth = hits.depth.unflatten(1, size)
+    edge = torch.zeros_like(surface, dtype=torch.bool)
+    for axis in (1, 2):
+        count = surface.shape[axis] - 1
+        near, far = depth.narrow(axis, 0, count), depth.narrow(axis, 1, count)
+        change = surface.narrow(axis, 0, count) != surface.narrow(axis, 1, count)
+        change |= torch.minimum(near, far) < 0.8 * torch.maximum(near, far)
+        edge.narrow(axis, 0, count).logical_or_(change)
+        edge.narrow(axis, 1, count).logical_or_(change)
+    return edge.flatten(1)
 
 
 def _flow(
-    shapes: Shapes,
-    intrinsics: Tensor,
-    rays: Tensor,
-    depth: Tensor,
-    identity: Tensor,
-    pairs: Tensor,
-    size: tuple[int, int],
+    scenes: Scenes, rays: Tensor, depth: Tensor, solid: Tensor, pairs: Int[Tensor, "B P 2"], size: tuple[int, int]
 ) -> Flow:
-    position, covisible = _correspond(shapes, intrinsics, rays, depth, identity, pairs, size)
-    displacement = position.unflatten(2, size) - pixel_grid(*size, position.device)
-    covisible = covisible.unflatten(2, size)
-    return Flow(pairs, torch.where(covisible[..., None], displacement, 0.0), covisible.float())
-
-
-def _correspond(
-    shapes: Shapes,
-    intrinsics: Tensor,
-    rays: Tensor,
-    depth: Tensor,
-    identity: Tensor,
-    pairs: Tensor,
-    size: tuple[int, int],
-) -> tuple[Float[Tensor, "B P R 2"], Bool[Tensor, "B P R"]]:
-    """Where the points that view i sees along its rays lie in view j, and whether view j sees them too.
-
-    A point moves with what it belongs to. It is seen if a second ray, from camera j straight at it, reaches it first.
-    """
-    i, j = pairs[..., 0], pairs[..., 1]
-
-    def of(values: Tensor, index: Tensor) -> Tensor:
-        return values.take_along_dim(index.view(*index.shape, *[1] * (values.ndim - 2)), dim=1)
-
-    source_depth, source_identity = of(depth, i), of(identity, i)
-    finite = torch.where(source_identity == SKY, 1.0, source_depth)
-    points = torch.cat([of(rays, i), torch.ones_like(finite)[..., None]], dim=-1) * finite[..., None]
-    j_from_i = invert(of(shapes.world_from_camera, j)) @ of(shapes.world_from_camera, i)  # of what stands still
-    objects = invert(of(shapes.world_from_camera, j))[:, :, None] @ of(shapes.world_from_object, j)
-    objects = objects @ invert(of(shapes.world_from_object, i)) @ of(shapes.world_from_camera, i)[:, :, None]
-    motions = torch.cat([j_from_i[:, :, None], objects], dim=2)
-    moved = transform_points(j_from_i, points)
-    for k in range(1, motions.shape[2]):
-        belongs = (source_identity == k)[..., None]
-        moved = torch.where(belongs, transform_points(motions[:, :, k], points), moved)
-    front = moved[..., 2] > 1e-3
-    target = torch.where(front[..., None], moved[..., :2] / moved[..., 2:].clamp_min(1e-3), 0.0)
-    lens = of(intrinsics, j)
-    position = target * lens[..., [0, 1], [0, 1]][:, :, None] + lens[..., None, :2, 2]
-    seen_from_j = Shapes(
-        **{
-            name: of(getattr(shapes, name), j) if name.startswith("world_from") else getattr(shapes, name)
-            for name in shapes.__dataclass_fields__
-        }
-    )
-    reached, reached_identity = cast(seen_from_j, target)
-    same = (reached_identity == source_identity) & ((reached - moved[..., 2]).abs() < SAME_SURFACE * moved[..., 2])
-    return position, same & front & (source_identity != SKY) & inside_image(position, *size)
-
-
-def _antialiased(
-    scenes: Scenes,
-    rays: Tensor,
-    depth: Tensor,
-    identity: Tensor,
-    size: tuple[int, int],
-    textures: tuple[Tensor, ...],
-) -> Float[Tensor, "B N R 3"]:
-    """Colour at every ray, and the mean of four rays a pixel along the borders of objects and faces."""
-    focal = scenes.intrinsics[:, 0, 0]
-    colour = colour_of(scenes.shapes, scenes.surfaces, rays, depth, identity, 1 / focal, textures)
-    edges = _edges(depth.unflatten(2, size), identity.unflatten(2, size)).flatten(2).float()
-    count = min(int(edges.sum(2).max()), int(EDGE_SHARE * edges.shape[2]))
-    if count == 0:
-        return colour
-    certain, where = edges.topk(count, dim=2)  # a view with fewer edges than another only pads
-    corner = rays.new_tensor([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]])
-    centres = rays.take_along_dim(where[..., None], dim=2)
-    finer = (centres[:, :, :, None] + corner / focal[:, None, None, None, None]).flatten(2, 3)
-    fine_depth, fine_identity = cast(scenes.shapes, finer)
-    fine = colour_of(scenes.shapes, scenes.surfaces, finer, fine_depth, fine_identity, 1 / focal, textures)
-    where = where[..., None].expand(-1, -1, -1, 3)
-    smooth = torch.where(certain[..., None] > 0, fine.unflatten(2, (-1, 4)).mean(3), colour.gather(2, where))
-    return colour.scatter(2, where, smooth)
-
-
-def _edges(depth: Float[Tensor, "B N H W"], identity: Int[Tensor, "B N H W"]) -> Bool[Tensor, "B N H W"]:
-    """Pixels beside a change of identity, or a fold or step in depth."""
-    inverse = torch.where(depth.isinf(), 0.0, 1 / depth)  # linear across a plane
-    edge = torch.zeros_like(identity, dtype=torch.bool)
-    for axis in (2, 3):
-        change = identity.diff(dim=axis) != 0
-        edge.narrow(axis, 1, change.shape[axis]).logical_or_(change)
-        edge.narrow(axis, 0, change.shape[axis]).logical_or_(change)
-        fold = inverse.diff(n=2, dim=axis).abs() > 0.01 * inverse.narrow(axis, 1, inverse.shape[axis] - 2)
-        edge.narrow(axis, 1, fold.shape[axis]).logical_or_(fold)
-    return edge
+    """Exact flow and covisibility of ordered pairs from what was hit in the source views."""
+    batch, count = pairs.shape[:2]
+    views = scenes.world_from_camera.shape[1]
+    scene = torch.arange(batch, device=pairs.device).repeat_interleave(count)
+    source, target = pairs.flatten(0, 1).unbind(-1)
+    displacements, seens = [], []
+    for part in _chunks(len(scene), size):
+        at = scene[part] * views + source[part]
+        own = rays[scene[part]]
+        towards, z, seen = follow(scenes, scene[part], source[part], target[part], own, depth[at], solid[at])
+        focal = scenes.intrinsics[scene[part], 0, 0, None, None]
+        moved = torch.where((depth[at].isfinite() & (z > 0))[:, None], (towards - own)[:, :2] * focal, 0.0)
+        displacements.append(moved.mT)
+        seens.append(seen.float())
+    displacement = torch.cat(displacements).view(batch, count, *size, 2)
+    return Flow(pairs, displacement, torch.cat(seens).view(batch, count, *size))
