@@ -126,6 +126,9 @@ class DataConfig:
     stride_seconds: tuple[float, float] = (0.04, 2.0)  # ours: between views of a clip, log-uniform
     worlds: WorldsConfig = WorldsConfig()
     curriculum_steps: int = 0  # steps over which worlds go from distinctive and calm to the full distribution
+    small_steps: int = 0  # first steps, on more and smaller images: from scratch, matching is learnt there first
+    small_images: int = 64
+    small_tokens: tuple[int, int] = (25, 42)
     workers: int = 1
 
 

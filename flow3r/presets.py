@@ -29,12 +29,13 @@ PRESETS: dict[str, TrainConfig] = {
         loss=LossConfig(rotation=1.0),  # ours: π³'s 0.1 is for a trunk that knows correspondence already
         optim=OptimConfig(learning_rate=7e-4, warmup_steps=100, weight_decay=0.02),  # ours
         data=DataConfig(
-            views=(2, 3),
+            views=(2, 2),  # pairs teach matching with the fewest images
             images_per_batch=24,
             tokens=NANO_MODEL.tokens,
             aspect=(0.6, 2.4),
             pairs_per_scene=2,
-            curriculum_steps=3500,
+            curriculum_steps=2500,
+            small_steps=800,
         ),
         steps=4000,
     ),

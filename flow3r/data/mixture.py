@@ -64,15 +64,24 @@ class StepBatches(Dataset):
     def __getitem__(self, step: int) -> Views:
         data, generator = self.config.data, stream(self.config.seed, step, "batch")
         unlabelled = self.clips is not None and torch.rand((), generator=generator) < data.unlabelled_share
+        small = step < data.small_steps
         views = draw_integer(*data.views, generator)
-        scenes = max(1, data.images_per_batch // views)
+        scenes = max(1, (data.small_images if small else data.images_per_batch) // views)
         if unlabelled:
             return self.clips.draw(scenes, views, data.pairs_per_scene, generator)
-        return self._worlds(data, step, scenes, views, generator)
+        return self._worlds(data, step, scenes, views, data.small_tokens if small else data.tokens, generator)
 
-    def _worlds(self, data: DataConfig, step: int, scenes: int, views: int, generator: torch.Generator) -> Views:
+    def _worlds(
+        self,
+        data: DataConfig,
+        step: int,
+        scenes: int,
+        views: int,
+        tokens: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Views:
         patch = self.config.model.encoder.patch
-        shapes = grids(data.tokens, data.aspect)
+        shapes = grids(tokens, data.aspect)
         rows, columns = shapes[draw_integer(0, len(shapes) - 1, generator)]
         pairs = draw_pairs(scenes, views, data.pairs_per_scene, generator) if self.config.model.flow else None
         seeds = torch.randint(0, TRAINING_SEEDS, (scenes,), generator=generator).tolist()
