@@ -16,7 +16,7 @@ class EntryNotFoundError(Exception):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub whose repositories are the dict that the test fills: (id, file name) -> local path, or an error to raise."""
+    """A hub that holds what the test puts into the dict: (id, file name) -> local path, or an error to raise."""
     files, asked = {}, []
 
     def hf_hub_download(name, file):

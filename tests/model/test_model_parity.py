@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from flow3r.geometry.camera import pixel_grid
 from flow3r.geometry.flow import ndc_from_pixels
 from flow3r.model.checkpoints import load_model
+from flow3r.nn.rope import rotary_table
 
 TASKS = {"point": "point_branch", "conf": "confidence_branch", "camera": "camera_branch"}
 
@@ -63,6 +64,26 @@ def test_branches(model, reference, patches, task):
     if task != "conf":
         for level in range(4):
             agree(hidden[-4:][level], patches(reference[f"mid.{task}_decoder_intermediate_{level}"]))
+
+
+@torch.no_grad()
+def test_registers_too(model, reference):
+    """What the branches make of every token, and where the tokens stand."""
+    hidden = reference["mid.decoder_hidden"]
+    positions = reference["mid.decoder_pos"][0].float()  # (y, x), registers at (0, 0)
+    frequency = 100.0 ** (-torch.arange(4) / 4)
+    angle = (positions[:, :, None] * frequency).tile(1, 1, 2).flatten(1)
+    cosine, sine = rotary_table(4, 6, 5, 16, 100.0, hidden.device, torch.float32)
+    agree(cosine, angle.cos())
+    agree(sine.abs(), angle.sin().abs())
+    for task, name in TASKS.items():
+        branch = getattr(model, name)
+        x = branch.project_in(hidden)
+        for index, block in enumerate(branch.blocks):
+            x = block(x, (cosine, sine))
+            if task != "conf" and index > 0:
+                agree(x, reference[f"mid.{task}_decoder_intermediate_{index - 1}"])
+        agree(branch.project_out(x), reference[f"mid.{task}_decoder_out"])
 
 
 @torch.no_grad()
