@@ -17,7 +17,7 @@ from flow3r.geometry.se3 import from_parts, invert, rotation_angle, rotation_fro
 
 CANDIDATES, HELD_OUT_CANDIDATES = 6, 48
 HELD_OUT_DEGREES = (10.0, 120.0)  # decisions of this project: what held-out views are turned against each other
-CALM_DEGREES = 5.0  # widest rotation of a path at difficulty 0
+EASY_DEGREES = (4.0, 20.0)  # rotation of a path at difficulty 0: a token or two, where matching is learnt first
 CLEARANCE = 0.3  # metres between a camera and anything else
 _PROBE = 8  # rays along a side of an image that estimate what it sees
 _MARGIN = 0.05  # overlap beyond what is asked for, since few rays estimate it
@@ -134,10 +134,11 @@ def _paths(
 
 
 def _path_angle(draws: Draws, config: WorldsConfig, difficulty: float) -> Float[Tensor, "B 1"]:
-    """The angle, in radians, between the outermost views: log-uniform, its upper end growing with difficulty."""
-    low, high = config.rotation_degrees
-    calm = min(max(low, CALM_DEGREES), high)
-    return torch.deg2rad(draws.log_uniform(low, calm * (high / calm) ** difficulty, 1))
+    """The angle, in radians, between the outermost views: log-uniform, its range widening with difficulty."""
+    low, high = (
+        easy * (full / easy) ** difficulty for easy, full in zip(EASY_DEGREES, config.rotation_degrees, strict=True)
+    )
+    return torch.deg2rad(draws.log_uniform(low, high, 1))
 
 
 def _looking(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Float[Tensor, "B C 3 3"]:
