@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flow3r.files import atomic_path
-from flow3r.geometry.camera import project
+from flow3r.geometry.camera import centred_intrinsics, focal_from_points, project
 from flow3r.geometry.se3 import invert, transform_points
 from flow3r.types import Prediction, Views
 
@@ -123,7 +123,8 @@ def labels_picture(views: Views, scenes: int = 4) -> Float[Tensor, "3 H W"]:
 
 
 def training_picture(views: Views, prediction: Prediction, scenes: int = 4) -> Float[Tensor, "3 H W"]:
-    """A row per scene: source, target, flow label and prediction where there are pairs; depths where labelled."""
+    """A row per scene: source, target, flow label and prediction where there are pairs; depth label, predicted depth and
+    points from above where labelled."""
     rows = []
     for b in range(min(scenes, len(views.images))):
         row = [views.images[b, 0]]
@@ -136,5 +137,18 @@ def training_picture(views: Views, prediction: Prediction, scenes: int = 4) -> F
             row += [colourise_flow(label, longest, covisible), colourise_flow(guess, longest)]
         if prediction.depth is not None and views.depth is not None:
             row += [colourise_depth(views.depth[b, 0]), colourise_depth(prediction.depth[b, 0].detach().float())]
+            row += [points_from_above(prediction.local_points[b, 0].detach().float(), views.images[b, 0])]
         rows.append(row)
     return sheet(rows)
+
+
+def points_from_above(local_points: Float[Tensor, "H W 3"], image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
+    """A pointmap in the colours of its image, seen from behind its camera and above, looking ahead."""
+    height, width = image.shape[1:]
+    focal = focal_from_points(local_points[None], torch.ones_like(local_points[None, ..., 0]))
+    back = torch.eye(4, device=image.device)
+    back[:3, 3] = local_points[..., 2].median() * torch.tensor([0.0, -0.4, -0.4], device=image.device)
+    colours = image.movedim(0, -1).flatten(0, 1)
+    return draw_points(
+        local_points.flatten(0, 1), colours, back, centred_intrinsics(focal, height, width)[0], (height, width)
+    )
