@@ -123,8 +123,9 @@ def labels_picture(views: Views, scenes: int = 4) -> Float[Tensor, "3 H W"]:
 
 
 def training_picture(views: Views, prediction: Prediction, scenes: int = 4) -> Float[Tensor, "3 H W"]:
-    """A row per scene: source, target, flow label and prediction where there are pairs; depth label, predicted depth and
-    points from above where labelled."""
+    """A row per scene: source, target, flow label and prediction where there are pairs; where labelled, the depth, and
+    the predicted depth and points.
+    """
     rows = []
     for b in range(min(scenes, len(views.images))):
         row = [views.images[b, 0]]
