@@ -200,10 +200,7 @@ def _label_segment(
     )
     labels = teacher(torch.from_numpy(np.stack(images)).movedim(-1, 1).float() / 255, pairs)
     accepted = [row for row, reason in enumerate(labels.refusals) if not reason]
-    kept = Flow(
-        pairs[accepted][None], labels.flow.displacement[:, accepted].cpu(), labels.flow.covisible[:, accepted].cpu()
-    )
-    flow = resize_labels(kept, grid)
+    flow = _resized(labels.flow, accepted, grid)
     info = SegmentInfo(
         source=sequence.name,
         source_sha256=digest,
@@ -221,6 +218,20 @@ def _label_segment(
     )
     stored = [resize_image(image, grid) for image in images] if accepted else []
     return Segment(info, np.stack(stored) if stored else np.zeros((0, *grid, 3), np.uint8), flow)
+
+
+def _resized(flow: Flow, rows: list[int], grid: tuple[int, int]) -> Flow:
+    """The chosen pairs on the grid, made one at a time: full-size copies of all would be most of the job's memory."""
+    small = [
+        resize_labels(
+            Flow(*(part[:, row : row + 1].cpu() for part in (flow.pairs, flow.displacement, flow.covisible))), grid
+        )
+        for row in rows
+    ]
+    if not small:
+        return Flow(torch.zeros(1, 0, 2, dtype=torch.long), torch.zeros(1, 0, *grid, 2), torch.zeros(1, 0, *grid))
+    keys = ("pairs", "displacement", "covisible")
+    return Flow(*(torch.cat([getattr(one, key) for one in small], dim=1) for key in keys))
 
 
 def _working_size(grid: tuple[int, int], long_side: int) -> tuple[int, int]:

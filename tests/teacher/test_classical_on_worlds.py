@@ -84,17 +84,22 @@ def test_the_teacher_is_right_on_worlds(world_errors):
     assert np.median(accepted) < 0.8
 
 
+def geometric_mean(errors: list[float]) -> float:
+    return float(np.exp(np.nanmean(np.log(errors))))
+
+
 def test_the_teachers_error_on_worlds_is_that_on_real_pairs(shared, world_errors):
+    """Real pairs whose flow is known exactly; where a depth sensor says it, its own error adds to the teacher's."""
     data = shared / "data"
     whale, sintel = data / "flow_gt/middlebury_rubberwhale", data / "flow_gt/sintel_pair"
-    real = {
+    exact = {
         "rubberwhale": optical_flow_error(whale / "frame10.png", whale / "frame11.png", whale / "flow10.flo"),
         "sintel": optical_flow_error(sintel / "frame_0001.png", sintel / "frame_0002.png", sintel / "frame_0001.flo"),
         "motorcycle": stereo_error(data / "pairs_with_gt/motorcycle_stereo"),
         "room": folder_error(data / "sequences_with_gt/pi3_room_synthetic", [0]),
-        "office": folder_error(data / "sequences_with_gt/hololens_office", [0, 9, 19, 38, 76]),
     }
-    print(real, np.nanmedian(world_errors))
-    assert not np.isnan(list(real.values())).any()
-    assert 0.5 < np.nanmedian(world_errors) / np.median(list(real.values())) < 2
-    assert max(real["rubberwhale"], real["sintel"]) < 0.15
+    sensor = folder_error(data / "sequences_with_gt/hololens_office", [0, 9, 19, 38, 76])
+    assert not np.isnan(list(exact.values())).any()
+    assert max(exact["rubberwhale"], exact["sintel"]) < 0.15
+    assert 0.5 < geometric_mean(world_errors) / geometric_mean(list(exact.values())) < 2
+    assert geometric_mean(world_errors) < sensor < 1
