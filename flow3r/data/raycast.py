@@ -23,7 +23,7 @@ FACES = 6
 FLOOR_FACE = 3  # faces of a box are -x, +x, -y, +y, -z, +z; +y is down
 NEAREST = 1e-3  # metres: nothing is closer to a camera
 FAR = 60.0  # metres: where an open ground ends and the sky begins
-_GROUND_ROUNDS, _STEPS_A_ROUND = 5, 8  # of sphere tracing; rays that have arrived leave after a round
+_GROUND_ROUNDS, _STEPS_A_ROUND = 8, 5  # rays that have arrived leave after a round
 _AMBIENT = 0.45  # light that reaches a surface turned away from the light, as a share
 
 
@@ -181,37 +181,34 @@ def _slopes(waves: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 def _march(waves: Tensor, centre: Tensor, floor: Tensor, directions: Tensor) -> Tensor:
     """Depth of the height field y = floor - height along rays, infinite beyond FAR.
 
-    Sphere tracing: the gap closes no faster than the ray descends plus the steepest slope rises, so that no step passes
-    through a crest; Newton steps end it. Along a ray the angle of every wave is linear in t.
+    Along a ray the angle of every wave is linear in t, so that the gap g between ray and ground has a curvature of at
+    most M, and g + g' s - M s² / 2 bounds it from below: a step s to the root of that never passes through a crest, and
+    near the ground it is Newton's.
     """
     amplitude, number, phase = waves[..., 0], waves[..., 1:3], waves[..., 3]
     reach = amplitude.sum(1)[:, None]
-    steepest = (amplitude * number.norm(dim=-1)).sum(1)[:, None]
     dy = directions[:, 1]
     above = (floor - centre[:, 1])[:, None]
-    closing = dy + steepest * (directions[:, 0].square() + directions[:, 2].square()).sqrt()
-    alive = ((closing > 1e-3) & ((dy > 0) | (above < reach))).view(-1).nonzero()[:, 0]
+    alive = ((dy > 1e-4) | (above < reach)).view(-1).nonzero()[:, 0]
     scene = alive // dy.shape[1]
     first = (number @ centre[:, [0, 2], None])[..., 0] + phase
-    rate = (number @ directions[:, [0, 2]]).movedim(1, 0).flatten(1)[:, alive]
-    rays = _GroundRays(
-        amplitude.T[:, scene], first.T[:, scene], rate, above[scene, 0], dy.reshape(-1)[alive], closing.view(-1)[alive]
-    )
+    turn = (number @ directions[:, [0, 2]]).movedim(1, 0).flatten(1)[:, alive]
+    rays = _GroundRays(amplitude.T[:, scene], first.T[:, scene], turn, above[scene, 0], dy.reshape(-1)[alive])
     start = ((rays.above - reach[scene, 0]) / rays.fall.clamp_min(1e-4)).clamp(0.0, FAR)
     t = torch.where(rays.fall > 0, start, 0.0)
+    met = torch.zeros_like(t, dtype=torch.bool)
     active, here = torch.arange(len(t), device=t.device), rays
     for _ in range(_GROUND_ROUNDS):
         near = t[active]
         for _ in range(_STEPS_A_ROUND):
-            gap = here.gap(near)
-            near = (near + gap / here.closing).clamp_max(2 * FAR)
+            step, gap = here.step(near)
+            near = near + step
         t[active] = near
-        active = active[(gap > 2e-4 * near) & (near < FAR)]
-        here = rays.of(active)
-    for _ in range(3):
-        gap, rate = rays.gap(t), rays.rate(t)
-        t = t + (gap / rate.clamp_min(1e-3)).clamp(-0.5, 0.5)
-    met = (rays.gap(t).abs() < 1e-4 * t * rays.rate(t)) & (t > NEAREST) & (t < FAR)
+        arrived = gap.abs() < 1e-5 * (1 + near)
+        met[active] = arrived
+        still = ~arrived & (near < FAR)
+        active, here = active[still], here.of(still)
+    met &= (t > NEAREST) & (t < FAR)
     depth = torch.full_like(dy, torch.inf)
     depth.view(-1)[alive] = torch.where(met, t, torch.inf)
     return depth
@@ -226,18 +223,17 @@ class _GroundRays:
     turn: Float[Tensor, "M n"]
     above: Float[Tensor, "n"]  # of the camera over the floor
     fall: Float[Tensor, "n"]
-    closing: Float[Tensor, "n"]
 
-    def gap(self, t: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """How far the ray is above the ground."""
-        height = (self.amplitude * torch.sin(self.angle + self.turn * t)).sum(0)
-        return self.above - t * self.fall - height
+    def step(self, t: Float[Tensor, "n"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+        """How far it is safe to go on from t, and the height above the ground there."""
+        angle, rise = self.angle + self.turn * t, self.amplitude * self.turn
+        gap = self.above - t * self.fall - (self.amplitude * angle.sin()).sum(0)
+        opening = -self.fall - (rise * angle.cos()).sum(0)
+        bend = (rise * self.turn).sum(0).clamp_min(1e-6)
+        root = (opening.square() + 2 * bend * gap.clamp_min(0)).sqrt()
+        return torch.where(opening < 0, 2 * gap / (root - opening), (opening + root) / bend).clamp_max(FAR), gap
 
-    def rate(self, t: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-        """How fast the gap closes."""
-        return self.fall + (self.amplitude * self.turn * torch.cos(self.angle + self.turn * t)).sum(0)
-
-    def of(self, index: Int[Tensor, "m"]) -> "_GroundRays":
+    def of(self, index: Bool[Tensor, "n"]) -> "_GroundRays":
         """Some of the rays."""
         return _GroundRays(*(getattr(self, field.name)[..., index] for field in fields(self)))
 
