@@ -129,6 +129,14 @@ def test_the_same_view_twice_has_no_flow_and_is_all_covisible():
     assert displacement.abs().max() < 1e-4
 
 
+def test_covisible_depths_agree_to_three_percent():
+    pose = torch.eye(4).expand(1, 2, 4, 4)
+    for factor, agrees in ((0.975, True), (1.025, True), (0.965, False), (1.035, False)):
+        depth = torch.tensor([2.0, 2.0 * factor]).view(1, 2, 1, 1).expand(1, 2, HEIGHT, WIDTH)
+        _, covisible = flow_from_depth(depth, LENSES[:1].float().expand(1, 2, 3, 3), pose)
+        assert (covisible == agrees).all()
+
+
 def test_what_lies_behind_the_target_is_not_covisible():
     depth, pose = torch.full((1, 2, HEIGHT, WIDTH), 3.0), torch.eye(4).repeat(1, 2, 1, 1)
     pose[:, 1, 2, 3] = 5  # the target stands beyond the wall
