@@ -48,7 +48,7 @@ class PatchHead(nn.Module):
         super().__init__()
         self.patch = patch
         self.proj = nn.Linear(width, channels * patch**2)
-        nn.init.normal_(self.proj.weight, std=1e-3)
+        nn.init.trunc_normal_(self.proj.weight, std=1e-3)  # depths start near 1, confidences near a half
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, tokens: Float[Tensor, "*b h w D"]) -> Float[Tensor, "*b c H W"]:
@@ -88,7 +88,7 @@ class CameraHead(nn.Module):
         self.rotation = nn.Linear(width, 9)
         with torch.no_grad():  # start near the identity, where the nearest rotation is well defined
             self.rotation.weight.mul_(0.1)
-            self.rotation.bias.copy_(torch.eye(3).flatten())
+            self.rotation.bias.copy_(torch.eye(3, device="cpu").flatten())
 
     def forward(self, tokens: Float[Tensor, "*b h w D"]) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of each view, in fp32, whatever the ambient precision."""

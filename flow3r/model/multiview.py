@@ -20,11 +20,12 @@ class MultiViewTransformer(nn.Module):
         self.heads, self.rope_base = config.heads, config.rope_base
         same = input_width == config.width
         self.projection = nn.Identity() if same else nn.Linear(input_width, config.width)
-        self.register_tokens = nn.Parameter(1e-3 * torch.randn(1, 1, config.registers, config.width))
+        self.register_tokens = nn.Parameter(torch.empty(1, 1, config.registers, config.width))
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, config.norm_eps, config.qk_norm_eps, config.layer_scale)
             for _ in range(config.depth)
         )
+        nn.init.trunc_normal_(self.register_tokens, std=1e-3)  # normal_ on the meta device would load torch's compiler
 
     def forward(self, patches: Float[Tensor, "B N h w C"], save_memory: bool = False) -> Float[Tensor, "B N T D"]:
         """Registers and patches of every view: the last two blocks' outputs (within, across views) side by side."""

@@ -26,7 +26,7 @@ class DinoV2(nn.Module):
         for parameter in (self.class_token, self.register_tokens, self.position_table):
             nn.init.trunc_normal_(parameter, std=0.02)
         with torch.no_grad():
-            self.position_table[0, 1:] += sine_positions(config.position_grid, config.width)
+            self.position_table[0, 1:].copy_(sine_positions(config.position_grid, config.width))
 
     def forward(self, images: Float[Tensor, "B 3 H W"], save_memory: bool = False) -> Float[Tensor, "B h w D"]:
         """The tokens of the patches. `images` are ImageNet-normalised; `save_memory` recomputes blocks in backward."""
@@ -55,9 +55,12 @@ class DinoV2(nn.Module):
 
 
 def sine_positions(side: int, width: int, strength: float = 0.3) -> Float[Tensor, "T D"]:
-    """A start for the position table of a grid: sines and cosines of y, then of x, not much weaker than the content."""
-    frequency = torch.pi / side * 2.0 ** torch.linspace(0, 3, width // 4)
-    angle = (torch.arange(side) + 0.5)[:, None] * frequency
+    """A start for the position table of a grid: sines and cosines of y, then of x, not much weaker than the content.
+
+    On the CPU, since arithmetic on the meta device, where checkpoints are fitted, would load torch's compiler.
+    """
+    frequency = torch.pi / side * 2.0 ** torch.linspace(0, 3, width // 4, device="cpu")
+    angle = (torch.arange(side, device="cpu") + 0.5)[:, None] * frequency
     waves = strength * torch.cat([angle.sin(), angle.cos()], dim=-1)
     y, x = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
     return torch.cat([y, x], dim=-1).flatten(0, 1)

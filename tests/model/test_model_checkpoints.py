@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -220,3 +222,11 @@ def test_a_missing_file_and_an_unknown_name(tmp_path):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load_model(tmp_path)
+
+
+def test_loading_does_not_load_the_compiler(saved, repository):
+    """torch's compiler and its algebra take seconds to import, and some operators on the meta device would do it."""
+    program = "import sys; from flow3r.model.checkpoints import load_model; load_model(sys.argv[1]); "
+    program += "print({'torch._dynamo', 'sympy'} & set(sys.modules))"
+    command = [sys.executable, "-c", program, str(saved)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository).stdout == "set()\n"
