@@ -1,95 +1,144 @@
-"""First hits of rays: known distances, and no thing in front of the one that was hit."""
+"""First hits of rays: known distances, hills against a dense search, and nothing in front of what was hit."""
 
 import torch
 from torch import Tensor
 
 from flow3r.config import WorldsConfig
-from flow3r.data.raycast import BACKGROUND, SHAPES, SKY, Shapes, cast
-from flow3r.data.scenes import draw_scenes
+from flow3r.data.furnish import draw_scenes
+from flow3r.data.raycast import FACES, FAR, FLOOR_FACE, SLOTS, SOLIDS, Sight, cast, cast_depth, ground_height
+from flow3r.data.scenes import sight
+from flow3r.geometry.se3 import invert
 
-KINDS = len(SHAPES)
+FIRST = dict(zip(("box", "ellipsoid", "cylinder"), (0, SLOTS[0], SLOTS[0] + SLOTS[1])))
+KINDS = [kind for kind, slots in zip(FIRST, SLOTS) for _ in range(slots)]
 
 
-def empty_room(outdoor: bool = False) -> Shapes:
-    """A room of 4 x 2 x 6 m, or a flat ground at y = 0; the camera stands at 1 m above the floor, at the centre."""
-    pose = torch.eye(4).repeat(1, 1, 1, 1)
-    pose[0, 0, 1, 3] = -1.0
-    return Shapes(
-        outdoor=torch.tensor([outdoor]),
-        room_centre=torch.tensor([[0.0, -1.0, 0.0]]),
-        room_half=torch.tensor([[2.0, 1.0, 3.0]]),
-        ground_waves=torch.zeros(1, 3, 4),
-        present=torch.zeros(1, KINDS, dtype=torch.bool),
-        half=torch.ones(1, KINDS, 3),
-        world_from_object=torch.eye(4).repeat(1, 1, KINDS, 1, 1),
-        world_from_camera=pose,
+def stand(
+    solid: str | None = None,
+    half: tuple[float, float, float] = (1, 1, 1),
+    position: tuple[float, float, float] = (0, 0, 0),
+    outdoors: bool = False,
+    waves: Tensor | None = None,
+) -> Sight:
+    """A camera 1 m above the floor y = 0 in the middle of a room of 4 x 2 x 6 m, or outdoors, and one upright solid."""
+    world_from_camera = torch.eye(4)
+    world_from_camera[1, 3] = -1.0
+    world_from_solid = torch.eye(4).repeat(SOLIDS, 1, 1)
+    halves, active = torch.ones(1, SOLIDS, 3), torch.zeros(1, SOLIDS, dtype=torch.bool)
+    if solid is not None:
+        active[0, FIRST[solid]] = True
+        halves[0, FIRST[solid]] = torch.tensor(half)
+        world_from_solid[FIRST[solid], :3, 3] = torch.tensor(position)
+    motions = torch.cat([world_from_camera[None], invert(world_from_solid) @ world_from_camera])
+    up = torch.tensor([[0.0, -1.0, 0.0]])
+    return Sight(
+        solid_from_camera=motions[None, :, :3],
+        low=torch.tensor([[-FAR, -FAR, -FAR]] if outdoors else [[-2.0, -2.0, -3.0]]),
+        high=torch.tensor([[FAR, 0.0, FAR]] if outdoors else [[2.0, 0.0, 3.0]]),
+        open_sky=torch.tensor([outdoors]),
+        waves=torch.zeros(1, 3, 4) if waves is None else waves,
+        half=halves,
+        active=active,
+        light=up,
+        solid_light=up[:, None].expand(1, SOLIDS, 3),
     )
 
 
-def with_object(kind: str, half: tuple[float, float, float], position: tuple[float, float, float]) -> Shapes:
-    """The room with one object of a kind, upright."""
-    room, slot = empty_room(), SHAPES.index(kind)
-    room.present[0, slot] = True
-    room.half[0, slot] = torch.tensor(half)
-    room.world_from_object[0, 0, slot, :3, 3] = torch.tensor(position)
-    return room
-
-
-def one_ray(shapes: Shapes, x: float, y: float) -> tuple[float, int]:
-    depth, identity = cast(shapes, torch.tensor([[[[x, y]]]]))
-    return round(float(depth), 4), int(identity)
+def look(at: Sight, *slopes: tuple[float, float]) -> list[tuple[float, int, int]]:
+    """Depth, solid and face along rays (x, y, 1)."""
+    rays = torch.cat([torch.tensor(slopes), torch.ones(len(slopes), 1)], dim=1).T[None].contiguous()
+    hits = cast(at, rays)
+    torch.testing.assert_close(cast_depth(at, rays), hits.depth)
+    return [(round(float(t), 4), int(s), int(f)) for t, s, f in zip(hits.depth[0], hits.solid[0], hits.face[0])]
 
 
 def test_walls_floor_and_ceiling_are_where_they_stand() -> None:
-    assert one_ray(empty_room(), 0.0, 0.0) == (3.0, BACKGROUND)  # the wall ahead
-    assert one_ray(empty_room(), 1.0, 0.0) == (2.0, BACKGROUND)  # the wall to the right
-    assert one_ray(empty_room(), -1.0, 0.0) == (2.0, BACKGROUND)
-    assert one_ray(empty_room(), 0.0, 1.0) == (1.0, BACKGROUND)  # the floor is down, at +y
-    assert one_ray(empty_room(), 0.0, -0.5) == (2.0, BACKGROUND)  # the ceiling
+    assert look(stand(), (0, 0), (1, 0), (-1, 0), (0, 1), (0, -0.5)) == [
+        (3.0, 0, 5),  # ahead, +z
+        (2.0, 0, 1),  # right, +x
+        (2.0, 0, 0),  # left
+        (1.0, 0, FLOOR_FACE),  # the floor is down, at +y
+        (2.0, 0, 2),  # the ceiling
+    ]
 
 
-def test_ground_and_sky() -> None:
-    depth, identity = cast(empty_room(outdoor=True), torch.tensor([[[[0.0, 0.5], [0.3, 0.1], [0.0, -0.2]]]]))
-    torch.testing.assert_close(depth[0, 0, :2], torch.tensor([2.0, 10.0]), atol=0, rtol=2e-3)
-    assert depth[0, 0, 2].isinf()
-    assert identity.flatten().tolist() == [BACKGROUND, BACKGROUND, SKY]
+def test_flat_ground_and_sky() -> None:
+    near, far, sky = look(stand(outdoors=True), (0, 0.5), (0.3, 0.1), (0, -0.2))
+    assert near == (2.0, 0, FLOOR_FACE) and far == (10.0, 0, FLOOR_FACE)
+    assert sky[0] == float("inf") and sky[1] == 0
 
 
-def test_each_primitive_is_hit_at_its_surface() -> None:
-    here = (0.0, -1.0, 2.0)
-    slot = {kind: SHAPES.index(kind) + 1 for kind in SHAPES}
-    assert one_ray(with_object("box", (0.5, 0.5, 0.25), here), 0.0, 0.0) == (1.75, slot["box"])
-    assert one_ray(with_object("ellipsoid", (0.5, 0.5, 0.25), here), 0.0, 0.0) == (1.75, slot["ellipsoid"])
-    assert one_ray(with_object("cylinder", (0.5, 0.5, 0.5), here), 0.0, 0.0) == (1.5, slot["cylinder"])
-    assert one_ray(with_object("cylinder", (0.5, 0.5, 0.5), (0.0, 0.0, 2.0)), 0.0, 0.25) == (2.0, slot["cylinder"])
-    beside = 0.245  # x = 0.49 at the middle: within the box, past the ellipsoid's curve
-    assert one_ray(with_object("box", (0.5, 0.5, 0.25), here), beside, 0.0)[1] == slot["box"]
-    assert one_ray(with_object("ellipsoid", (0.5, 0.5, 0.25), here), 0.3, 0.0) == (3.0, BACKGROUND)
-    assert one_ray(with_object("box", (0.5, 0.5, 0.25), (0.0, -1.0, -2.0)), 0.0, 0.0) == (3.0, BACKGROUND)  # behind
+def test_each_solid_is_met_at_its_surface() -> None:
+    ahead, size, flat = (0.0, -1.0, 2.0), (0.5, 0.5, 0.5), (0.5, 0.5, 0.25)
+    assert look(stand("box", flat, ahead), (0.01, 0.01), (0.245, 0.01), (0.3, 0.01)) == [
+        (1.75, FIRST["box"] + 1, 4),  # the face towards -z
+        (1.75, FIRST["box"] + 1, 4),
+        (3.0, 0, 5),  # past it
+    ]
+    assert look(stand("ellipsoid", flat, ahead), (0, 0), (0.3, 0)) == [(1.75, FIRST["ellipsoid"] + 1, 4), (3.0, 0, 5)]
+    assert look(stand("cylinder", size, ahead), (0, 0.01))[0][:2] == (1.5, FIRST["cylinder"] + 1)
+    top = look(stand("cylinder", size, (0.0, 0.0, 2.0)), (0, 0.25))[0]
+    assert top == (2.0, FIRST["cylinder"] + 1, 2)  # from above: its cap, towards -y
 
 
-def inside_something(shapes: Shapes, points: Tensor) -> Tensor:
-    """(B n): whether world points lie inside a present object, in view 0, clearly."""
+def test_what_is_behind_the_camera_is_not_seen() -> None:
+    assert look(stand("box", (0.5, 0.5, 0.5), (0.0, -1.0, -2.0)), (0, 0)) == [(3.0, 0, 5)]
+
+
+def test_light_from_above_brightens_what_faces_up() -> None:
+    rays = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, -0.5, 1.0]]).T[None].contiguous()
+    hits = cast(stand(), rays)
+    floor, wall, ceiling = hits.shade[0].tolist()
+    assert floor > wall > ceiling > 0 and floor <= 1
+    torch.testing.assert_close(hits.cosine[0], torch.tensor([0.5**0.5, 1.0, 0.5 / 1.25**0.5]))
+
+
+def test_hills_are_met_where_a_dense_search_meets_them() -> None:
+    generator = torch.Generator().manual_seed(3)
+    number = 2 * torch.pi / torch.tensor([5.0, 8.0, 13.0])
+    heading = torch.rand(3, generator=generator) * 6.28
+    waves = torch.stack([0.12 / number, number * heading.cos(), number * heading.sin(), heading], dim=-1)[None]
+    hills = stand(outdoors=True, waves=waves)
+    slopes = torch.rand(400, 2, generator=generator) * torch.tensor([1.6, 0.7]) - torch.tensor([0.8, 0.1])
+    rays = torch.cat([slopes, torch.ones(400, 1)], dim=1)
+    found = cast(hills, rays.T[None].contiguous())
+
+    t = torch.linspace(0.01, 40, 8000)
+    points = rays[:, None] * t[:, None] + torch.tensor([0.0, -1.0, 0.0])
+    below = points[..., 1] > -ground_height(waves, points[None, ..., 0], points[None, ..., 2])[0]
+    first = torch.where(below.any(1), t[below.float().argmax(1)], torch.inf)
+    near = first < 39
+    assert near.sum() > 200
+    torch.testing.assert_close(found.depth[0][near], first[near], atol=0.006, rtol=0)  # the step is 0.005
+    assert (found.depth[0][~near] > 38).all()
+    assert (found.face[0][near] == FLOOR_FACE).all()
+
+
+def inside_something(half: Tensor, active: Tensor, from_camera: Tensor, points: Tensor) -> Tensor:
+    """(B n): whether points of camera axes lie clearly inside an active solid."""
     found = torch.zeros(points.shape[:2], dtype=torch.bool)
-    for k, kind in enumerate(SHAPES):
-        pose = shapes.world_from_object[:, 0, k]
-        unit = ((points - pose[:, None, :3, 3]) @ pose[:, :3, :3]) / shapes.half[:, None, k]
+    for k, kind in enumerate(KINDS):
+        motion = from_camera[:, k]
+        unit = (points @ motion[:, :3, :3].mT + motion[:, None, :3, 3]) / half[:, None, k]
         radius = {
             "box": unit.abs().amax(-1),
             "ellipsoid": unit.norm(dim=-1),
             "cylinder": torch.maximum(unit[..., ::2].norm(dim=-1), unit[..., 1].abs()),
         }[kind]
-        found |= (radius < 0.99) & shapes.present[:, k, None]
+        found |= (radius < 0.99) & active[:, k, None]
     return found
 
 
 def test_nothing_stands_before_the_first_hit() -> None:
-    shapes = draw_scenes(range(40), 1, (64, 64), WorldsConfig(), 1.0).shapes
-    rays = torch.rand(40, 1, 60, 2) * 1.6 - 0.8
-    depth, _ = cast(shapes, rays)
-    direction = torch.cat([rays, torch.ones(40, 1, 60, 1)], dim=-1)[:, 0]
+    """The bounding cones lose no hit: no point on the way to the hit is inside of anything."""
+    scenes = draw_scenes(range(40), 1, (64, 64), WorldsConfig(), 1.0)
+    here = sight(scenes, torch.arange(40), torch.zeros(40, dtype=torch.long))
+    rays = torch.cat([torch.rand(40, 2, 60) * 1.6 - 0.8, torch.ones(40, 1, 60)], dim=1)
+    hits = cast(here, rays)
+    assert (hits.solid > 0).float().mean() > 0.1
+    from_camera = invert(scenes.world_from_solid[:, 0]) @ scenes.world_from_camera[:, :1]
     for share in torch.linspace(0.02, 0.995, 40):
-        in_camera = direction * (share * depth[:, 0].clamp_max(50))[..., None]
-        pose = shapes.world_from_camera[:, 0]
-        before = in_camera @ pose[:, :3, :3].mT + pose[:, None, :3, 3]
-        assert not inside_something(shapes, before).any()
+        before = (rays * (share * hits.depth.clamp_max(50))[:, None]).mT
+        assert not inside_something(scenes.half, scenes.active, from_camera, before).any()
+    assert hits.face.min() >= 0 and hits.face.max() < FACES
+    assert ((hits.shade > 0) & (hits.shade <= 1)).all() and (hits.cosine <= 1 + 1e-4).all()
