@@ -64,7 +64,7 @@ def test_world_points_are_local_points_moved_by_rigid_poses():
 
 
 @torch.no_grad()
-def test_a_head_that_says_nothing_gives_the_first_pixel_to_the_middle():
+def test_a_flow_head_that_says_nothing_points_to_the_middle():
     """NDC 0 is the image's middle, so a flow head of zeros points there from every pixel."""
     model = tiny_model()
     for parameter in model.flow_head.dpt.last.parameters():
@@ -124,9 +124,7 @@ def test_the_confidence_loss_leaves_the_trunk_alone():
 def test_everything_else_learns():
     model = tiny_model()
     score(model(tiny_images(), PAIRS)).backward()
-    still = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
-    # A key's bias shifts all scores of a query alike; the last hidden state of one branch reaches no one else.
-    assert [name for name in still if "attention.k_norm.bias" not in name] == []
+    assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
 
 
 def test_gradient_checkpointing_changes_memory_not_gradients():
@@ -147,9 +145,9 @@ def test_gradient_checkpointing_changes_memory_not_gradients():
 
 
 def test_a_step_in_bf16_is_finite_and_its_outputs_are_fp32():
-    model, optimizer_steps = tiny_model().train(), 2
+    model = tiny_model().train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-    for _ in range(optimizer_steps):
+    for _ in range(2):
         with torch.autocast("cpu", torch.bfloat16):
             prediction = model(tiny_images(), PAIRS)
         outputs = {f.name: getattr(prediction, f.name) for f in dataclasses.fields(prediction)}
