@@ -199,6 +199,8 @@ def _march(waves: Tensor, centre: Tensor, floor: Tensor, directions: Tensor) -> 
     met = torch.zeros_like(t, dtype=torch.bool)
     active, here = torch.arange(len(t), device=t.device), rays
     for _ in range(_GROUND_ROUNDS):
+        if len(active) == 0:
+            break
         near = t[active]
         for _ in range(_STEPS_A_ROUND):
             step, gap = here.step(near)
