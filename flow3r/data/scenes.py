@@ -1,6 +1,6 @@
 """Scenes over time: what stands where in every view, and where a view's points are seen in another."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,9 +33,9 @@ class Scenes(OnDevice):
     look: Look | None = None
 
     def __getitem__(self, index: Int[Tensor, "C"]) -> "Scenes":
-        """The scenes of these indices, which may repeat."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: value[index] for name, value in values.items() if isinstance(value, Tensor)})
+        """The scenes of these indices, which may repeat, without their look."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "look"}
+        return Scenes(**{name: value[index] for name, value in values.items()})
 
 
 def solid_from_camera(scenes: Scenes, scene: Int[Tensor, "V"], view: Int[Tensor, "V"]) -> Float[Tensor, "V Q 4 4"]:

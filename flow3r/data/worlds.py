@@ -16,7 +16,8 @@ from flow3r.geometry.camera import camera_rays
 from flow3r.geometry.se3 import from_parts, invert, nearest_rotation
 from flow3r.types import Flow, OnDevice, Views
 
-_RAYS_AT_ONCE = 120_000  # chosen by benchmarks.worlds: more leaves the cache, less is all overhead
+# Worked on together. On a CPU more leaves the cache and less is all overhead (benchmarks.worlds).
+_RAYS_AT_ONCE, _RAYS_AT_ONCE_ON_GPU = 120_000, 4_000_000
 # Four places within a pixel, no two in one row or column.
 _CORNERS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))
 
@@ -65,7 +66,9 @@ def render_worlds(
     rays = camera_rays(scenes.intrinsics, *size).flatten(1, 2).mT.contiguous()
     scene = torch.arange(len(seeds), device=device).repeat_interleave(views)
     view = torch.arange(views, device=device).repeat(len(seeds))
-    parts = [_rendered(scenes, atlas, rays, scene[part], view[part], size) for part in _chunks(len(scene), size)]
+    parts = [
+        _rendered(scenes, atlas, rays, scene[part], view[part], size) for part in _chunks(len(scene), size, rays.device)
+    ]
     image, depth, solid = (torch.cat(values) for values in zip(*parts))
     flow = None if pairs is None else _flow(scenes, rays, depth, solid, pairs.to(device), size)
     maps = (len(seeds), views, *size)
@@ -122,9 +125,10 @@ def mean_relative_poses(
     return torch.cat(means)
 
 
-def _chunks(count: int, size: tuple[int, int]) -> list[slice]:
+def _chunks(count: int, size: tuple[int, int], device: torch.device) -> list[slice]:
     """Slices of the views that are worked on together."""
-    step = max(1, _RAYS_AT_ONCE // (size[0] * size[1]))
+    rays = _RAYS_AT_ONCE if device.type == "cpu" else _RAYS_AT_ONCE_ON_GPU
+    step = max(1, rays // (size[0] * size[1]))
     return [slice(first, first + step) for first in range(0, count, step)]
 
 
@@ -192,7 +196,7 @@ def _flow(
     scene = torch.arange(batch, device=pairs.device).repeat_interleave(count)
     source, target = pairs.flatten(0, 1).unbind(-1)
     displacements, seens = [], []
-    for part in _chunks(len(scene), size):
+    for part in _chunks(len(scene), size, rays.device):
         at = scene[part] * views + source[part]
         own = rays[scene[part]]
         towards, z, seen = follow(scenes, scene[part], source[part], target[part], own, depth[at], solid[at])
