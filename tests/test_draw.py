@@ -167,7 +167,7 @@ def test_training_pictures_show_what_there_is() -> None:
     points = torch.rand(1, 2, 14, 14, 3) + 1
     flow = Flow(views.flow.pairs, torch.randn(1, 1, 14, 14, 2, requires_grad=True), None)
     full = training_picture(views, Prediction(local_points=points.requires_grad_(), flow=flow))
-    assert full.shape == (3, 18, 6 * 18) and not full.requires_grad
+    assert full.shape == (3, 18, 7 * 18) and not full.requires_grad
     assert training_picture(views, Prediction(flow=flow)).shape == (3, 18, 4 * 18)
     unlabelled = Views(images=views.images)
     assert training_picture(unlabelled, Prediction(local_points=points)).shape == (3, 18, 18)

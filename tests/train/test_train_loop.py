@@ -71,14 +71,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 def test_loss_falls_on_a_flow_that_can_be_learnt(tmp_path):
     config = dataclasses.replace(
         CONFIG,
-        steps=60,
+        steps=200,
         checkpoint_every=1000,
-        optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
+        optim=OptimConfig(learning_rate=2e-2, warmup_steps=20),
         data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0),
     )
     losses: list[float] = []
     train(config, tmp_path, clips=ShiftedClips(), quiet=True, on_step=lambda step, loss: losses.append(loss))
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 
 def test_finished_run_is_left_alone_and_can_be_made_longer(tmp_path):
