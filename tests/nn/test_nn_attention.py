@@ -58,6 +58,19 @@ def test_normalised_queries_and_keys_do_not_feel_their_scale():
     torch.testing.assert_close(attention(x, table), before, atol=1e-4, rtol=1e-4)
 
 
+def test_attention_feels_relative_positions_alone():
+    attention, x = Attention(16, 2), torch.randn(1, 6, 16)
+    turns = [t.view(5, 7, 8) for t in rotary_table(5, 7, 0, 8, 100.0, torch.device("cpu"), torch.float32)]
+
+    def at(row: int, column: int) -> torch.Tensor:
+        """On a 2 x 3 window of the grid."""
+        window = (slice(row, row + 2), slice(column, column + 3))
+        return attention(x, tuple(t[window].flatten(0, 1) for t in turns))
+
+    torch.testing.assert_close(at(3, 4), at(0, 0), atol=1e-5, rtol=1e-5)
+    assert (at(0, 0) - attention(x)).abs().max() > 1e-3
+
+
 def test_tokens_without_positions_are_a_set():
     attention, x, order = Attention(16, 2), torch.randn(1, 6, 16), torch.randperm(6)
     torch.testing.assert_close(attention(x[:, order]), attention(x)[:, order])
