@@ -7,20 +7,17 @@ from torch.nn import functional as F
 
 from flow3r.config import WorldsConfig
 from flow3r.data.furnish import draw_scenes
-from flow3r.data.paths import CLEARANCE
 from flow3r.data.raycast import SLOTS, SOLIDS, ground_height
 from flow3r.data.scenes import Scenes
-from flow3r.data.worlds import Worlds, mean_relative_poses, render_worlds, sample_cameras
+from flow3r.data.worlds import Worlds, render_worlds
 from flow3r.geometry.camera import pixel_grid, project, unproject
 from flow3r.geometry.flow import flow_from_depth, project_flow, sample, warp
-from flow3r.geometry.se3 import invert, rotation_angle, transform_maps, transform_points
-from flow3r.metrics.pose import relative_pose_errors
+from flow3r.geometry.se3 import invert, transform_maps, transform_points
 from flow3r.types import Flow
 
 SIZE = (112, 112)
 BOTH_WAYS = torch.tensor([[0, 1], [1, 0]])
 STILL, ALIVE = WorldsConfig(moving_share=0.0), WorldsConfig(moving_share=1.0)
-HELD_OUT = WorldsConfig(held_out=True)
 KINDS = [kind for kind, slots in zip(("box", "ellipsoid", "cylinder"), SLOTS) for _ in range(slots)]
 
 
@@ -206,20 +203,6 @@ def test_points_lie_on_the_surfaces_they_are_said_to_see(training: Worlds) -> No
         assert ((radius - 1).abs() < 2e-3).all()
 
 
-def test_cameras_are_in_rooms_above_ground_and_outside_objects() -> None:
-    scenes = drawn(range(200), 4)
-    centre = scenes.world_from_camera[..., :3, 3]
-    from_wall = torch.minimum(centre - scenes.low[:, None], scenes.high[:, None] - centre)
-    assert from_wall[~scenes.outdoors].min() > 0.99 * CLEARANCE
-    above = -ground_height(scenes.waves, centre[..., 0], centre[..., 2]) - centre[..., 1]
-    assert above[scenes.outdoors].min() > 0.99 * CLEARANCE
-    in_solid = invert(scenes.world_from_solid) @ scenes.world_from_camera[:, :, None]
-    gap = (in_solid[..., :3, 3].abs() - scenes.half[:, None]).clamp_min(0).norm(dim=-1)  # from its bounding box
-    assert gap[scenes.active[:, None].expand_as(gap)].min() > 0.99 * CLEARANCE
-    assert 0.2 < scenes.outdoors.float().mean() < 0.5
-    assert scenes.active.float().mean() > 0.4
-
-
 def test_sky_is_unknown_and_never_covisible(training: Worlds) -> None:
     views = training.views
     sky = views.depth == 0
@@ -289,67 +272,6 @@ def test_other_seeds_give_other_scenes(training: Worlds) -> None:
     assert torch.equal(again.views.images, both_ways(range(2), WorldsConfig()).views.images)
 
 
-@pytest.mark.parametrize("size", [(112, 112), (56, 112), (112, 56)])
-def test_lenses_span_the_configured_field_of_view(size: tuple[int, int]) -> None:
-    lens = sample_cameras(range(150), 1, size)[1][:, 0]
-    across = 2 * torch.rad2deg(torch.atan(size[1] / 2 / lens[:, 0, 0]))
-    upright = 2 * torch.rad2deg(torch.atan(size[0] / 2 / lens[:, 1, 1]))
-    assert across.min() >= 29.9 and across.max() <= 90.1 and upright.max() <= 127
-    assert across.min() < 35 and across.quantile(0.5) > 45  # the whole range is drawn from
-    assert torch.equal(lens[:, 0, 0], lens[:, 1, 1])
-
-
-def rotations(views: int, config: WorldsConfig, difficulty: float = 1.0, scenes: int = 150) -> Tensor:
-    """Degrees between consecutive views."""
-    pose, _ = sample_cameras(range(3000, 3000 + scenes), views, SIZE, config=config, difficulty=difficulty)
-    return rotation_angle(pose[:, :-1, :3, :3].mT @ pose[:, 1:, :3, :3]).rad2deg()
-
-
-def test_training_motion_spreads_evenly_over_orders_of_magnitude() -> None:
-    """Tremor and the aim at a target blur the log-uniform draw from below; overlap trims it from above."""
-    angle = rotations(2, WorldsConfig())
-    tremor, small, wide = (angle < 3).float().mean(), ((angle >= 3) & (angle < 20)).float().mean(), (angle >= 20)
-    assert tremor > 0.15 and small > 0.2 and wide.float().mean() > 0.2
-    assert angle.max() > 60
-
-
-def test_difficulty_widens_the_range_of_motion_both_ways() -> None:
-    calm, half, full = (rotations(2, WorldsConfig(), difficulty) for difficulty in (0.0, 0.5, 1.0))
-    assert calm.max() < 22 and calm.min() > 2  # degrees: a token or two
-    assert calm.quantile(0.9) < half.quantile(0.9) < full.quantile(0.9)
-    assert calm.quantile(0.1) > half.quantile(0.1) > full.quantile(0.1)
-
-
-def test_difficulty_zero_has_no_moving_objects() -> None:
-    scenes = drawn(range(20), 3, ALIVE, difficulty=0.0)
-    assert torch.equal(scenes.world_from_solid[:, 0], scenes.world_from_solid[:, 2]) and not scenes.moves.any()
-
-
-def overlaps(seeds: range, views: int, config: WorldsConfig, pairs: list[tuple[int, int]]) -> Tensor:
-    """(scenes, pairs): the share of the source that the target sees, at a low resolution."""
-    pairs = torch.tensor(pairs).expand(len(seeds), -1, -1)
-    return render_worlds(seeds, views, (28, 28), config=config, pairs=pairs).views.flow.covisible.mean((2, 3))
-
-
-def test_neighbouring_training_views_overlap() -> None:
-    least = overlaps(range(100), 3, WorldsConfig(), [(0, 1), (1, 2), (1, 0), (2, 1)]).amin(1)
-    assert (least >= 0.19).float().mean() > 0.9 and least.min() > 0.02
-
-
-@pytest.mark.parametrize("views", [2, 3])
-def test_held_out_worlds_are_wide_and_overlap(views: int) -> None:
-    seeds = range(5000, 5100)
-    poses, _ = sample_cameras(seeds, views, SIZE, config=HELD_OUT)
-    still = torch.eye(4).expand(views, 4, 4)
-    errors = torch.cat([relative_pose_errors(still, pose).rotation for pose in poses])
-    assert (errors < 30).float().mean() <= 0.40  # what predicting the identity would score in RRA@30
-    consecutive = rotation_angle(poses[:, :-1, :3, :3].mT @ poses[:, 1:, :3, :3]).rad2deg()
-    assert consecutive.min() > 9.9 and consecutive.max() < 120.1
-    assert consecutive.quantile(0.1) < 35 and consecutive.quantile(0.9) > 80  # and spread over all of it
-    least = overlaps(seeds[:40], views, HELD_OUT, [(0, 1), (1, 0)]).amin(1)
-    assert (least >= 0.19).float().mean() > 0.85
-
-
 def test_user_textures_are_worn_by_about_half_of_the_surfaces() -> None:
     red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 16, 16)
     plain = render_worlds(range(12), 1, (56, 56))
@@ -362,17 +284,6 @@ def test_user_textures_are_worn_by_about_half_of_the_surfaces() -> None:
 
     assert pure_red(plain) < 0.02
     assert 0.25 < pure_red(worn) < 0.75
-
-
-def test_mean_poses_are_rigid_and_turn_little() -> None:
-    mean = mean_relative_poses(4, scenes=60)
-    assert mean.shape == (3, 4, 4)
-    rotation = mean[:, :3, :3]
-    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(3, 3, 3), atol=1e-5, rtol=0)
-    assert (torch.linalg.det(rotation) > 0).all()
-    assert torch.equal(mean[:, 3], torch.tensor([0.0, 0, 0, 1]).expand(3, 4))
-    assert rotation_angle(rotation).rad2deg().max() < 8  # turns to the left and to the right cancel
-    assert mean_relative_poses(1, scenes=2).shape == (0, 4, 4)
 
 
 def test_worlds_move_to_a_device_as_a_whole(still: Worlds) -> None:
