@@ -144,11 +144,11 @@ def sample_at(flow: Flow, pair: int, values: Tensor) -> Tensor:
 
 def test_warping_the_target_gives_the_source(training: Worlds) -> None:
     """Inside surfaces every pair reaches 30 dB. Over all covisible pixels, with the bilinear mixtures at borders of
-    things, it is the median pair."""
+    things, most pairs do."""
     inside, everywhere = warp_psnrs(training, inside_surfaces=True), warp_psnrs(training, inside_surfaces=False)
     assert len(inside) >= 25
     assert inside.min() >= 30 and inside.median() >= 40
-    assert everywhere.median() >= 32 and (everywhere >= 30).float().mean() >= 0.7
+    assert everywhere.median() >= 33 and (everywhere >= 30).float().mean() >= 0.85
 
 
 def test_texture_and_shading_travel_with_moving_objects(alive: Worlds) -> None:
