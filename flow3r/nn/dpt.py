@@ -40,14 +40,26 @@ class Fusion(nn.Module):
         return F.interpolate(self.out_conv(self.unit(x)), size, mode="bilinear", align_corners=True)
 
 
-class Dpt(nn.Module):
+class DptFeatures(nn.Module):
     """Four levels of token maps, shallow to deep, become features at 4x, 2x, 1x and 1/2 of the token grid, are fused
-    from deep to shallow, and decoded at full resolution to `outputs` channels without activation."""
+    from deep to shallow into one map at 8x, and brought to any size with `neck` channels.
 
-    def __init__(self, width: int, features: int, level_channels: tuple[int, int, int, int], hidden: int, outputs: int):
+    `positions`: sines and cosines of the places in the image are added to every level and to the result. Levels that
+    come as views of channel-last tokens keep that layout in memory throughout.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        features: int,
+        level_channels: tuple[int, int, int, int],
+        neck: int,
+        positions: bool = True,
+    ):
         super().__init__()
-        if features % 8 or any(channels % 4 for channels in level_channels):
-            raise ValueError(f"half of features {features} and level channels {level_channels} must be multiples of 4")
+        if positions and any(channels % 4 for channels in (neck, *level_channels)):
+            raise ValueError(f"with positions, neck {neck} and level channels {level_channels} must be multiples of 4")
+        self.positions = positions
         c0, c1, c2, c3 = level_channels
         self.projects = nn.ModuleList(nn.Conv2d(width, channels, 1) for channels in level_channels)
         self.resize = nn.ModuleList(
@@ -60,22 +72,37 @@ class Dpt(nn.Module):
         )
         self.reduce = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1, bias=False) for c in (c0, c1, c2, c3))
         self.fusions = nn.ModuleList(Fusion(features, with_skip=level < 3) for level in range(4))
-        self.neck = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.head = nn.Conv2d(features // 2, hidden, 3, padding=1)
-        self.last = nn.Conv2d(hidden, outputs, 1)
+        self.neck = nn.Conv2d(features, neck, 3, padding=1)
 
     def forward(self, levels: tuple[Float[Tensor, "b D h w"], ...], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
-        """The dense map at `size` (H, W), in fp32; all but the last layer obeys the ambient autocast."""
+        """The features at `size` (H, W), whose aspect is taken for that of the image."""
         aspect = size[1] / size[0]
         maps = []
         for level, project, resize, reduce in zip(levels, self.projects, self.resize, self.reduce, strict=True):
-            maps.append(reduce(resize(_with_position(project(level), aspect))))
+            maps.append(reduce(resize(self.placed(project(level), aspect))))
         x = self.fusions[3](maps[3], None, maps[2].shape[-2:])
         x = self.fusions[2](x, maps[2], maps[1].shape[-2:])
         x = self.fusions[1](x, maps[1], maps[0].shape[-2:])
         x = self.fusions[0](x, maps[0], (2 * maps[0].shape[-2], 2 * maps[0].shape[-1]))
         x = F.interpolate(self.neck(x), size, mode="bilinear", align_corners=True)
-        x = F.relu(self.head(_with_position(x, aspect)))
+        return self.placed(x, aspect)
+
+    def placed(self, x: Float[Tensor, "b c h w"], aspect: float) -> Float[Tensor, "b c h w"]:
+        """The map with its positions, where they are wanted."""
+        return _with_position(x, aspect) if self.positions else x
+
+
+class Dpt(DptFeatures):
+    """The features at full resolution, with positions, decoded to `outputs` channels without activation."""
+
+    def __init__(self, width: int, features: int, level_channels: tuple[int, int, int, int], hidden: int, outputs: int):
+        super().__init__(width, features, level_channels, features // 2)
+        self.head = nn.Conv2d(features // 2, hidden, 3, padding=1)
+        self.last = nn.Conv2d(hidden, outputs, 1)
+
+    def forward(self, levels: tuple[Float[Tensor, "b D h w"], ...], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
+        """The dense map at `size` (H, W), in fp32; all but the last layer obeys the ambient autocast."""
+        x = F.relu(self.head(super().forward(levels, size)))
         with torch.autocast(x.device.type, enabled=False):
             return self.last(x.float())
 

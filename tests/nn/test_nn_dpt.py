@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flow3r.nn.dpt import Dpt, Fusion, ResidualUnit, axis_positions
+from flow3r.nn.dpt import Dpt, DptFeatures, Fusion, ResidualUnit, axis_positions
 
 CPU = torch.device("cpu")
 
@@ -70,3 +70,61 @@ def test_every_level_reaches_the_output():
     levels = [torch.randn(1, 8, 3, 3, requires_grad=True) for _ in range(4)]
     Dpt(8, 8, (8, 8, 8, 8), 4, 2)(tuple(levels), (42, 42)).square().sum().backward()
     assert all(level.grad.abs().max() > 0 for level in levels)
+
+
+def dpt_features(positions: bool) -> DptFeatures:
+    return DptFeatures(8, 8, (8, 12, 16, 16), neck=12, positions=positions)
+
+
+@pytest.mark.parametrize("size", [(21, 28), (5, 7), (1, 1)])
+def test_features_have_any_size_and_the_neck_s_channels(size):
+    levels = tuple(torch.randn(4, 2, 8, 3, 4))
+    assert dpt_features(positions=False)(levels, size).shape == (2, 12, *size)
+
+
+def test_the_dense_map_is_decoded_from_features_of_half_the_width():
+    dpt = Dpt(8, 16, (8, 12, 16, 16), 4, 2)
+    features = DptFeatures(8, 16, (8, 12, 16, 16), neck=8)
+    features.load_state_dict({key: dpt.state_dict()[key] for key in features.state_dict()})
+    levels = tuple(torch.randn(4, 1, 8, 2, 3))
+    expected = dpt.last(F.relu(dpt.head(features(levels, (28, 42)))))
+    assert torch.equal(dpt(levels, (28, 42)), expected)
+
+
+def test_only_positions_tell_left_from_right():
+    """With kernels that are their own mirror images, a mirrored image gives the mirrored map."""
+    for positions in (False, True):
+        features = dpt_features(positions)
+        for parameter in features.parameters():
+            if parameter.ndim == 4:
+                parameter.data = 0.5 * (parameter.data + parameter.data.flip(-1))
+        levels = torch.randn(4, 1, 8, 3, 5)
+        straight, mirrored = (features(tuple(x), (21, 35)) for x in (levels, levels.flip(-1)))
+        assert torch.allclose(straight, mirrored.flip(-1), atol=1e-5) != positions
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_maps_of_channel_last_tokens_stay_channels_last_in_memory(trains):
+    dpt = Dpt(8, 16, (8, 12, 16, 16), 4, 2)
+    tokens = [torch.randn(2, 3, 4, 8) for _ in range(4)]
+    layouts = {}
+
+    def note(name: str):
+        def hook(_, inputs, output):
+            maps = [x for x in (*inputs, output) if isinstance(x, torch.Tensor) and x.ndim == 4]
+            layouts[name] = all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+
+        return hook
+
+    for name, module in dpt.named_modules():
+        module.register_forward_hook(note(name))
+    with torch.set_grad_enabled(trains):
+        dpt(tuple(x.movedim(-1, 1) for x in tokens), (42, 56))
+    assert len(layouts) == sum(not isinstance(module, torch.nn.ModuleList) for module in dpt.modules())
+    assert all(layouts.values()), [name for name, last in layouts.items() if not last]
+
+
+def test_positions_need_channels_in_fours():
+    with pytest.raises(ValueError, match=r"neck 6 .* must be multiples of 4"):
+        DptFeatures(8, 8, (8, 12, 16, 16), neck=6)
+    DptFeatures(8, 8, (8, 12, 15, 16), neck=6, positions=False)
