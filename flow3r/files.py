@@ -1,14 +1,18 @@
-"""Files that are either whole or absent: atomic writes, content hashes."""
+"""Files that are either whole or absent: atomic writes, content hashes. Arrays of many frames that stay on disk."""
 
 import hashlib
 import json
+import math
+import operator
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
+
+import numpy as np
 
 
 @contextmanager
@@ -71,3 +75,94 @@ def sha256_of_bytes(data: bytes) -> str:
 def sha256_of_json(value: Any) -> str:
     """The SHA-256 of a value's canonical JSON, in hex: the same for equal values whatever the order of their keys."""
     return sha256_of_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+class FrameStack:
+    """Arrays of one shape and dtype, one per frame, kept in one .npy file: as many as the disk holds.
+
+    `stack[i]` is a frame and `stack[a:b]` some frames, copied into memory; `stack[i] = frame` and `stack[a:b] = frames`
+    write them. Nothing is mapped into memory and no file stays open; any program that knows .npy may read the file.
+    """
+
+    def __init__(self, path: str | Path):
+        """The stack in the file at `path`. Raises ValueError for a file that is no whole .npy of numbers."""
+        self.path = Path(path).absolute()
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        with open(self.path, "rb") as file:
+            try:
+                self.shape, columns_first, self.dtype = readers[np.lib.format.read_magic(file)](file)
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{path}: is no .npy file of version 1.0 or 2.0 ({error}): save it again") from error
+            self._start = file.tell()
+        if columns_first or self.dtype.hasobject or not self.shape:
+            raise ValueError(
+                f"{path}: holds {self.dtype} {self.shape}; expected numbers, frame after frame, in C order"
+            )
+        expected, found = self._offset(len(self)), self.path.stat().st_size
+        if found != expected:
+            raise ValueError(f"{path}: has {found} bytes; expected {expected} for {self.dtype} {self.shape}")
+
+    @classmethod
+    def create(cls, path: str | Path, shape: tuple[int, ...], dtype: np.dtype | type | str) -> "FrameStack":
+        """A file at `path`, replaced if there is one, for the N frames of `shape` (N, ...): 0 until they are set."""
+        shape, dtype = tuple(operator.index(size) for size in shape), np.dtype(dtype)
+        if not shape or min(shape) < 0 or dtype.hasobject:
+            raise ValueError(f"a stack of {dtype} {shape}; expected numbers, and a shape (N, ...) of sizes >= 0")
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + math.prod(shape) * dtype.itemsize)
+        return cls(path)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: SupportsIndex | slice) -> np.ndarray:
+        first, shape = self._window(index)
+        count = math.prod(shape)
+        values = np.fromfile(self.path, self.dtype, count, offset=self._offset(first))
+        if len(values) != count:
+            raise OSError(
+                f"{self.path}: ended within frame {first} of {self.dtype} {self.shape}; expected a whole file"
+            )
+        return values.reshape(shape)
+
+    def __setitem__(self, index: SupportsIndex | slice, values: np.ndarray | np.generic) -> None:
+        first, shape = self._window(index)
+        if values.shape != shape or values.dtype != self.dtype:
+            raise ValueError(f"{self.path}: got {values.dtype} {values.shape}; expected {self.dtype} {shape}")
+        with open(self.path, "rb+") as file:
+            file.seek(self._offset(first))
+            file.write(np.ascontiguousarray(values).data)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __array__(self, dtype: np.dtype | type | str | None = None, copy: bool | None = None) -> np.ndarray:
+        """All frames in memory."""
+        if copy is False:
+            raise ValueError(f"{self.path}: its frames are on disk; an array of them is always a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"FrameStack({str(self.path)!r}, shape={self.shape}, dtype={self.dtype})"
+
+    def _offset(self, frame: int) -> int:
+        """The byte of the file at which a frame begins."""
+        return self._start + frame * math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def _window(self, index: SupportsIndex | slice) -> tuple[int, tuple[int, ...]]:
+        """The first frame that `index` asks for, and the shape of what it asks for."""
+        if isinstance(index, slice):
+            first, end, step = index.indices(len(self))
+            if step != 1:
+                raise IndexError(f"frames are taken in steps of {step}; expected consecutive ones, stack[a:b]")
+            return first, (max(end - first, 0), *self.shape[1:])
+        frame = operator.index(index)
+        if not -len(self) <= frame < len(self):
+            raise IndexError(f"frame {frame} of {len(self)}; expected {-len(self)} to {len(self) - 1}")
+        return frame % len(self), self.shape[1:]

@@ -1,14 +1,20 @@
-"""Files are whole or absent, whatever happens while they are written; hashes are those of the content."""
+"""Files are whole or absent, whatever happens while they are written; hashes are those of the content.
+
+A stack of frames on disk is an array of them.
+"""
 
 import hashlib
 import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from flow3r.files import (
+    FrameStack,
     atomic_path,
     sha256_of_bytes,
     sha256_of_file,
@@ -111,3 +117,80 @@ def test_hashes_are_of_the_content(tmp_path):
     assert sha256_of_file(tmp_path / "a") == sha256_of_bytes(data) == hashlib.sha256(data).hexdigest()
     assert sha256_of_json({"a": 1, "b": [2]}) == sha256_of_json({"b": [2], "a": 1})
     assert sha256_of_json({"a": 1}) != sha256_of_json({"a": 2})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "bool", "int64"])
+@pytest.mark.parametrize("shape", [(5, 3, 4), (5, 2, 3, 3), (5,), (5, 0, 4), (0, 3)])
+def test_a_stack_of_frames_is_the_array_of_them(tmp_path, dtype, shape):
+    frames = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
+    stack = FrameStack.create(tmp_path / "new" / "stack.npy", shape, dtype)
+    np.testing.assert_array_equal(np.load(stack.path), np.zeros(shape, dtype))
+    for index in reversed(range(len(frames))):
+        stack[index] = frames[index]
+    for same in (stack, FrameStack(stack.path)):
+        assert (len(same), same.shape, same.ndim, same.dtype) == (len(frames), shape, frames.ndim, np.dtype(dtype))
+        for found in (np.asarray(same), np.load(same.path, allow_pickle=False), np.array(list(same), dtype)):
+            np.testing.assert_array_equal(found.reshape(shape), frames, strict=True)
+        for window in (slice(1, 3), slice(None), slice(-2, None), slice(3, 1), slice(4, 99)):
+            np.testing.assert_array_equal(same[window], frames[window], strict=True)
+
+
+def test_a_frame_that_was_read_is_a_copy(tmp_path):
+    stack = FrameStack.create(tmp_path / "a.npy", (4, 2), "float32")
+    stack[1:3] = np.ones((2, 2), np.float32)
+    stack[np.int64(-1)] = np.full((2, 2), 7, np.float32)[:, 0]
+    frame = stack[1]
+    frame += 1
+    np.testing.assert_array_equal(stack[:], [[0, 0], [1, 1], [1, 1], [7, 7]])
+
+
+def test_frames_of_another_shape_type_or_number_are_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    stack = FrameStack.create(path, (4, 2, 3), np.float32)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"got float32 \(3, 2\); expected float32 \(2, 3\)"):
+        stack[0] = np.zeros((3, 2), np.float32)
+    with pytest.raises(ValueError, match=r"got float64 \(2, 3\); expected float32"):
+        stack[0] = np.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"expected float32 \(2, 2, 3\)"):
+        stack[2:4] = np.zeros((2, 3), np.float32)
+    for outside in (4, -5):
+        with pytest.raises(IndexError, match="expected -4 to 3"):
+            stack[outside]
+    with pytest.raises(IndexError, match="consecutive"):
+        stack[::2]
+    with pytest.raises(ValueError, match="always a copy"):
+        np.asarray(stack, copy=False)
+    for shape, dtype in (((), "float32"), ((4, -1), "float32"), ((4,), object)):
+        with pytest.raises(ValueError, match="expected numbers"):
+            FrameStack.create(tmp_path / "b.npy", shape, dtype)
+    assert contents(tmp_path) == {"a.npy": before}
+
+
+def test_a_file_that_holds_no_stack_is_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"no array")
+    with pytest.raises(ValueError, match=r"is no \.npy file"):
+        FrameStack(path)
+    np.save(path, np.zeros((3, 4), order="F"))
+    with pytest.raises(ValueError, match="in C order"):
+        FrameStack(path)
+    stack = FrameStack.create(path, (3, 4), "float64")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="bytes; expected"):
+        FrameStack(path)
+    with pytest.raises(OSError, match="ended within frame 2"):
+        stack[2]
+    with pytest.raises(FileNotFoundError):
+        FrameStack(tmp_path / "none.npy")
+
+
+def test_going_through_a_stack_holds_one_frame(tmp_path):
+    stack = FrameStack.create(tmp_path / "a.npy", (100, 100, 100), "float64")
+    tracemalloc.start()
+    for index, frame in enumerate(stack):
+        stack[index] = frame + index
+        del frame
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert stack[99].mean() == 99 and peak < 3 * 80_000
