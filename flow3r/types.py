@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from flow3r.files import FrameStack
+
 Movable = TypeVar("Movable", bound="OnDevice")
 
 
@@ -112,7 +114,8 @@ class Reconstruction:
 
     `points` lie at `depth` along the rays of `intrinsics`, so that they reproject exactly; `raw_points` are the
     network's own pointmaps in world space. The world is the frame of the first camera. `original_from_model` maps
-    homogeneous model pixels to pixels of the upright original image. Depth 0 marks a pixel without a point.
+    homogeneous model pixels to pixels of the upright original image. Depth 0 marks a pixel without a point. What has a
+    value per pixel may be a FrameStack, for more frames than memory holds: read it frame by frame.
     """
 
     names: tuple[str, ...]
@@ -125,12 +128,12 @@ class Reconstruction:
     frame_intrinsics: Float[np.ndarray, "N 3 3"]  # recovered from the pointmap of each frame alone
     shared_intrinsics: Float[np.ndarray, "3 3"]  # one pinhole recovered from all frames jointly
     intrinsics_residual: Float[np.ndarray, "N"]  # RMS pixels between the raw pointmap and the rays of `intrinsics`
-    depth: Float[np.ndarray, "N H W"]
-    points: Float[np.ndarray, "N H W 3"]
-    raw_points: Float[np.ndarray, "N H W 3"]
-    confidence: Float[np.ndarray, "N H W"]  # in [0, 1]
-    colours: UInt8[np.ndarray, "N H W 3"]  # sRGB
-    valid: Bool[np.ndarray, "N H W"]  # False: padding, or no point in front of the camera
+    depth: Float[np.ndarray | FrameStack, "N H W"]
+    points: Float[np.ndarray | FrameStack, "N H W 3"]
+    raw_points: Float[np.ndarray | FrameStack, "N H W 3"]
+    confidence: Float[np.ndarray | FrameStack, "N H W"]  # in [0, 1]
+    colours: UInt8[np.ndarray | FrameStack, "N H W 3"]  # sRGB
+    valid: Bool[np.ndarray | FrameStack, "N H W"]  # False: padding, or no point in front of the camera
     pinhole: Literal["shared", "per-frame"] = "per-frame"
     scale: Literal["relative", "metric"] = "relative"
     source: str = ""  # name of the video or images
