@@ -120,3 +120,11 @@ def rotation_from_axis_angle(axis_angle: Float[Tensor, "*b 3"]) -> Float[Tensor,
     half = 0.5 * safe_norm(axis_angle)[..., None]
     # sin(x) / x = sinc(x / π), so the vector part is axis_angle · sin(half) / (2 half), finite at 0.
     return rotation_from_quaternion(torch.cat([half.cos(), 0.5 * axis_angle * torch.sinc(half / torch.pi)], dim=-1))
+
+
+def axis_angle_from_rotation(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
+    """The axis of a rotation, times its angle in radians, in [0, π]; the inverse of `rotation_from_axis_angle`."""
+    quaternion = quaternion_from_rotation(rotation)
+    sine = safe_norm(quaternion[..., 1:])[..., None]
+    half = torch.atan2(sine, quaternion[..., :1])
+    return 2 * quaternion[..., 1:] / torch.sinc(half / torch.pi)
