@@ -101,7 +101,35 @@ FLOW3R: Rules = (
 )
 
 DENSE_HEAD: Rules = (*same("norm.*"), *under("", "dpt.", DPT))
-TRACK_RULES: Rules = ()
+TRACK_ATTENTION: Rules = (("in_proj_weight", "qkv.weight"), ("in_proj_bias", "qkv.bias"), ("out_proj.*", "proj.*"))
+TRACK_BLOCK: Rules = (*same("norm1.*", "norm2.*", "mlp.*"), *under("attn.", "attention.", TRACK_ATTENTION))
+TRACK_CROSS_BLOCK: Rules = (
+    *same("norm1.*", "norm_context.*", "norm2.*", "mlp.*"),
+    *under("cross_attn.", "attention.", TRACK_ATTENTION),
+)
+TRACK_UPDATER: Rules = (
+    ("virual_tracks", "virtual_tracks"),
+    ("input_norm.*", "norm_in.*"),
+    ("input_transform.*", "project_in.*"),
+    *under("time_blocks.{k}.", "time_blocks.{k}.", TRACK_BLOCK),
+    *under("space_virtual_blocks.{k}.", "virtual_blocks.{k}.", TRACK_BLOCK),
+    *under("space_virtual2point_blocks.{k}.", "reading_blocks.{k}.", TRACK_CROSS_BLOCK),
+    *under("space_point2virtual_blocks.{k}.", "telling_blocks.{k}.", TRACK_CROSS_BLOCK),
+    ("output_norm.*", "norm_out.*"),
+    ("flow_head.*", "project_out.*"),
+)
+TRACK_RULES: Rules = (
+    *under("feature_extractor.", "", DENSE_HEAD),
+    ("tracker.query_ref_token", "tracker.reference_tokens"),
+    ("tracker.corr_mlp.fc1.*", "tracker.correlation.0.*"),
+    ("tracker.corr_mlp.fc2.*", "tracker.correlation.2.*"),
+    ("tracker.fmap_norm.*", "tracker.map_norm.*"),
+    ("tracker.ffeat_norm.*", "tracker.feature_norm.*"),
+    ("tracker.ffeat_updater.0.*", "tracker.feature_update.*"),
+    ("tracker.vis_predictor.0.*", "tracker.visible.*"),
+    ("tracker.conf_predictor.0.*", "tracker.confidence.*"),
+    *under("tracker.updateformer.", "tracker.updater.", TRACK_UPDATER),
+)
 VGGT: Rules = (
     ("aggregator.camera_token", "multiview.camera_tokens"),
     ("aggregator.register_token", "multiview.register_tokens"),
@@ -235,7 +263,7 @@ def recognise(keys: Iterable[str]) -> Layout:
 
 
 def rename(key: str, source: str, target: str) -> str | None:
-    """The name that a rule gives to `key`: from template `source` to template `target`. None if it is of another rule."""
+    """The name of `key` when a rule takes template `source` to template `target`; None if `key` is not of the first."""
     pattern, words = _pattern(source)
     found = pattern.fullmatch(key)
     if found is None:
