@@ -60,6 +60,23 @@ class FlowHeadConfig:
 
 
 @dataclass(frozen=True)
+class TrackHeadConfig:
+    """VGGT's track head: dense features, and the tracker that matches in them. Defaults: its public checkpoint."""
+
+    features: int = 128
+    level_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    corr_levels: int = 7  # maps that correlations are read on, each half as large as the one before
+    corr_radius: int = 4  # pixels of each map to every side of a track's place
+    hidden: int = 384  # width of the tracker's blocks
+    depth: int = 6
+    stride: int = 2  # image pixels in a feature pixel
+    iterations: int = 4
+    virtual_tracks: int = 64
+    heads: int = 8
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """All sizes of a Flow3r; the defaults are the public 1.0 B parameter layout."""
 

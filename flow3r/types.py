@@ -109,6 +109,18 @@ class Prediction(OnDevice):
 
 
 @dataclass(frozen=True)
+class Tracks(OnDevice):
+    """Points of view 0 followed through all views, in pixels of their H x W; a place may lie outside its view.
+
+    `visible`: in [0, 1], that the point is seen in that view. `confidence`: in [0, 1], that the place is right.
+    """
+
+    pixels: Float[Tensor, "B N n 2"]
+    visible: Float[Tensor, "B N n"]
+    confidence: Float[Tensor, "B N n"]
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """A reconstructed set of images, as numpy arrays on the model's grid, with what leads back to the original images.
 
