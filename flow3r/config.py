@@ -19,6 +19,7 @@ class EncoderConfig:
     registers: int = 4
     mlp_ratio: int = 4
     norm_eps: float = 1e-6
+    mask_token: bool = False  # of DINOv2's own training; nothing reads it, but VGGT's file holds it
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class MultiViewConfig:
     norm_eps: float = 1e-6
     qk_norm_eps: float = 1e-5
     layer_scale: float = 0.01  # initial value
+    camera_tokens: int = 0  # VGGT: 1, ahead of the registers, read by its camera head
+    first_view: bool = False  # VGGT: the first view has camera and register tokens of its own
+    rope_precision: Literal["products", "float32", "rounded"] = "products"  # matters in bf16 alone: nn/rope.py
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ class BranchConfig:
 
 @dataclass(frozen=True)
 class FlowHeadConfig:
-    """The factored flow head (Eq. 6): fusion MLP and DPT."""
+    """A flow head: which of Fig. 2, and the sizes of its DPT; its MLP follows the model's widths."""
 
+    kind: Literal["factored", "tracking", "projective", "projective+sceneflow"] = "factored"
     features: int = 256
     level_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     output_channels: int = 32  # width before the last 1 x 1 convolution
@@ -85,6 +90,43 @@ class ModelConfig:
     branch: BranchConfig = BranchConfig()
     flow: FlowHeadConfig | None = FlowHeadConfig()  # None: the paper's `3d-sup`, which has no flow head
     tokens: tuple[int, int] = (510, 1300)  # patches of an image that it is made for; paper A.2: 100k-255k pixels
+
+
+@dataclass(frozen=True)
+class CameraHeadConfig:
+    """VGGT's iterative camera head."""
+
+    depth: int = 4
+    heads: int = 16
+    iterations: int = 4
+    mlp_ratio: int = 4
+    norm_eps: float = 1e-5
+    layer_scale: float = 0.01  # initial value
+
+
+@dataclass(frozen=True)
+class DenseHeadConfig:
+    """VGGT's depth and point heads."""
+
+    features: int = 256
+    level_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    output_channels: int = 32  # width before the last 1 x 1 convolution
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class VggtConfig:
+    """All sizes of a model of VGGT's family; the defaults are the public layout, 1.26 B parameters."""
+
+    encoder: EncoderConfig = EncoderConfig(mask_token=True)
+    multiview: MultiViewConfig = MultiViewConfig(depth=48, registers=4, camera_tokens=1, first_view=True, norm_eps=1e-5)
+    levels: tuple[int, int, int, int] = (4, 11, 17, 23)  # pairs of blocks that the dense heads read
+    camera: CameraHeadConfig = CameraHeadConfig()
+    dense: DenseHeadConfig = DenseHeadConfig()
+    track: TrackHeadConfig | None = TrackHeadConfig()
+    flow: FlowHeadConfig | None = None
+    world_points: Literal["head", "depth"] = "head"  # of the point head, or of depth and camera
+    tokens: tuple[int, int] = (510, 1369)  # patches of an image that it is made for
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,13 @@ class Views(OnDevice):
 
 @dataclass(frozen=True)
 class Latents(OnDevice):
-    """Geometry latents g and camera latents c of Eq. 2: per level of the flow head, shallow to deep, a map per view."""
+    """Geometry latents g and camera latents c of Eq. 2: per level of the flow head, shallow to deep, a map per view.
+
+    Camera latents are as many as patches in the π³ family, and one per view in VGGT's.
+    """
 
     geometry: tuple[Float[Tensor, "B N h w D"], ...]
-    camera: tuple[Float[Tensor, "B N h w D"], ...]
+    camera: tuple[Float[Tensor, "B N y x C"], ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class Prediction(OnDevice):
     world_from_camera: Float[Tensor, "B N 4 4"] | None = None
     intrinsics: Float[Tensor, "B N 3 3"] | None = None  # only models that predict them
     flow: Flow | None = None
+    world_confidence_logit: Float[Tensor, "B N H W"] | None = (
+        None  # only models whose world points have one of their own
+    )
 
     @property
     def confidence(self) -> Float[Tensor, "B N H W"] | None:
@@ -152,6 +158,7 @@ class Reconstruction:
     model: str = ""  # what predicted it
     weights_sha256: str = ""  # of the tensors that it held
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)  # seconds per stage
+    notes: tuple[str, ...] = ()  # what a user should know of how it was made
 
     @property
     def original_intrinsics(self) -> Float[np.ndarray, "N 3 3"]:

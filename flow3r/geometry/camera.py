@@ -95,6 +95,21 @@ def shared_focal_from_points(
     return _focal_of_slopes(radius.flatten(-3), slope.flatten(-3), weight.flatten(-3), math.hypot(*points.shape[-3:-1]))
 
 
+def least_squares_focal_from_points(points: Float[Tensor, "*b H W 3"]) -> Float[Tensor, "*b"]:
+    """The focal length as `focal_from_points` finds it, with a gradient that all points share.
+
+    Least squares over the pixels that agree with the median to a tenth; the gradient does not change which they are.
+    """
+    radius, slope, weight = (x.flatten(-2) for x in _radial_slopes(points, torch.ones_like(points[..., 0])))
+    diagonal = math.hypot(*points.shape[-3:-1])
+    with torch.no_grad():
+        inverse = 1 / _focal_of_slopes(radius, slope, weight, diagonal)[..., None]
+        weight = weight * ((slope - inverse * radius).abs() < 0.1 * inverse * radius)
+        enough = (weight * radius).sum(-1) > 0
+    fitted = (weight * radius * slope).sum(-1) / torch.where(enough, (weight * radius.square()).sum(-1), 1.0)
+    return 1 / torch.where(enough, fitted, 1 / diagonal)
+
+
 def _radial_slopes(points: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per pixel ‖u‖, û · s and the weight, 0 for points that are not in front."""
     height, width = points.shape[-3:-1]

@@ -1,6 +1,7 @@
 """Flow3r: cameras and pointmaps from images, and flow from their latents."""
 
 import copy
+import dataclasses
 from collections.abc import Collection
 
 import torch
@@ -9,22 +10,23 @@ from torch import Tensor, nn
 
 from flow3r.config import ModelConfig
 from flow3r.geometry.se3 import transform_maps
-from flow3r.model.flow_heads import FactoredFlow
+from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import Branch, CameraHead, PatchHead, points_from_raw
+from flow3r.model.inputs import OUTPUTS, check_images, check_outputs, check_pairs
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.nn.attention import Attention
 from flow3r.nn.dinov2 import DinoV2
+from flow3r.nn.memory import WHOLE, Memory
 from flow3r.types import Latents, Prediction
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OUTPUTS = ("points", "confidence", "cameras")
 FLOW_LEVELS = 4  # last blocks of the point and camera branches that the flow head reads
 
 
 class Flow3r(nn.Module):
     """The π³ form of the paper's model, at the sizes of `config`; the default is the public 1.0 B parameter layout.
 
-    `gradient_checkpointing` recomputes blocks and flow chunks in the backward pass of training to save memory.
+    `memory` may be exchanged: it trades time for memory and changes no result.
     """
 
     def __init__(self, config: ModelConfig):
@@ -32,17 +34,18 @@ class Flow3r(nn.Module):
         if config.flow and config.branch.depth < FLOW_LEVELS:
             raise ValueError(f"branch depth {config.branch.depth}: the flow head reads the last {FLOW_LEVELS} blocks")
         self.config = config
-        self.gradient_checkpointing = False
+        self.memory: Memory = WHOLE
         trunk, branch, patch = config.multiview, config.branch, config.encoder.patch
-        self.encoder = DinoV2(config.encoder).apply(_initialise)
-        self.multiview = MultiViewTransformer(config.encoder.width, trunk).apply(_initialise)
-        self.point_branch = Branch(trunk, branch.width, branch).apply(_initialise)
+        self.encoder = DinoV2(config.encoder).apply(initialise)
+        self.multiview = MultiViewTransformer(config.encoder.width, trunk).apply(initialise)
+        self.point_branch = Branch(trunk, branch.width, branch).apply(initialise)
         self.confidence_branch = copy.deepcopy(self.point_branch)
-        self.camera_branch = Branch(trunk, branch.camera_width, branch).apply(_initialise)
+        self.camera_branch = Branch(trunk, branch.camera_width, branch).apply(initialise)
         self.point_head = PatchHead(branch.width, 3, patch)
         self.confidence_head = PatchHead(branch.width, 1, patch)
         self.camera_head = CameraHead(branch.camera_width)
-        self.flow_head = FactoredFlow(branch.width, patch, config.flow) if config.flow else None
+        widths = LatentWidths(branch.width, branch.width, fused=branch.width, source_camera=True)
+        self.flow_head = make_flow_head(config.flow, widths, patch) if config.flow else None
         self.register_buffer("image_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("image_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
@@ -51,86 +54,79 @@ class Flow3r(nn.Module):
         images: Float[Tensor, "B N 3 H W"],
         pairs: Int[Tensor, "B P 2"] | None = None,
         *,
+        intrinsics: Float[Tensor, "B N 3 3"] | None = None,
         outputs: Collection[str] = OUTPUTS,
     ) -> Prediction:
         """Predict the `outputs` for images (RGB in [0, 1]), and flow for the ordered `pairs` (source, target) if given.
 
-        Branches that nothing asked for are not run. World points need both "points" and "cameras". Raises ValueError
-        for sides that are no multiples of the patch, unknown outputs, pairs out of range, or flow asked of a model
-        without a flow head.
+        Branches that nothing asked for are not run. World points need both "points" and "cameras". `intrinsics`, where
+        they are known, serve a projective flow head. Raises ValueError for images of a wrong type, range, device or
+        size, unknown outputs, pairs out of range, or flow asked of a model without a flow head.
         """
-        _check(images, pairs, outputs, self.config)
-        tokens, grid, save = self.encode(images), self._grid(images), self._saves_memory
-        local_points = confidence_logit = poses = flow = world_points = None
+        self._check(images, pairs, outputs)
+        flows = pairs is not None
+        outputs = set(outputs) | (self.flow_head.needs if flows else set())
+        tokens, keep = self.encode(images), flows and self.flow_head.reads_latents
+        local_points = confidence_logit = poses = world_points = flow = None
         geometry = camera = ()
 
-        if "points" in outputs or pairs is not None:  # Eq. 2
-            hidden, geometry = self.point_branch(tokens, grid, save)
-            local_points = points_from_raw(self.point_head(hidden)) if "points" in outputs else None  # Eq. 4
-        if "cameras" in outputs or pairs is not None:  # Eq. 2
-            hidden, camera = self.camera_branch(tokens, grid, save)
-            poses = self.camera_head(hidden) if "cameras" in outputs else None  # Eq. 3
+        if "points" in outputs or keep:  # Eq. 2, Eq. 4
+            head = self.point_head if "points" in outputs else None
+            raw, geometry = self._run(self.point_branch, head, tokens, images, keep)
+            local_points = None if raw is None else points_from_raw(raw)
+        if "cameras" in outputs or keep:  # Eq. 2, Eq. 3
+            head = self.camera_head if "cameras" in outputs else None
+            poses, camera = self._run(self.camera_branch, head, tokens, images, keep)
         if "confidence" in outputs:  # its loss must not move the trunk
-            hidden, _ = self.confidence_branch(tokens.detach(), grid, save)
-            confidence_logit = self.confidence_head(hidden).squeeze(-3)
-        if pairs is not None:  # Eq. 6
-            flow = self.flow_head(_latents(geometry, camera), pairs.to(images.device), save)
+            raw, _ = self._run(self.confidence_branch, self.confidence_head, tokens.detach(), images)
+            confidence_logit = raw.squeeze(-3)
         if local_points is not None and poses is not None:
             with torch.autocast(images.device.type, enabled=False):
                 world_points = transform_maps(poses, local_points)
-        return Prediction(local_points, world_points, confidence_logit, poses, flow=flow)
+        prediction = Prediction(local_points, world_points, confidence_logit, poses)
+        if flows:  # Eq. 6, or Eq. 5
+            latents = Latents(geometry, camera)
+            flow = self.flow_head(latents, pairs.to(images.device), prediction, intrinsics, self.memory)
+        return dataclasses.replace(prediction, flow=flow)
 
     def latents(self, images: Float[Tensor, "B N 3 H W"]) -> Latents:
         """Geometry and camera latents (Eq. 2) as the flow head reads them: the last four blocks of two branches."""
-        _check(images, None, (), self.config)
-        tokens, grid, save = self.encode(images), self._grid(images), self._saves_memory
-        return _latents(self.point_branch(tokens, grid, save)[1], self.camera_branch(tokens, grid, save)[1])
+        self._check(images, None, ())
+        tokens = self.encode(images)
+        _, geometry = self._run(self.point_branch, None, tokens, images, latents=True)
+        _, camera = self._run(self.camera_branch, None, tokens, images, latents=True)
+        return Latents(geometry, camera)
 
     def encode(self, images: Float[Tensor, "B N 3 H W"]) -> Float[Tensor, "B N T C"]:
         """The tokens of all views, registers first: each image by itself (Eq. 1), then all views together."""
-        flat = (images.flatten(0, 1) - self.image_mean) / self.image_std
-        patches = self.encoder(flat, self._saves_memory).unflatten(0, images.shape[:2])
-        return self.multiview(patches, self._saves_memory)
+        flat = ((images.flatten(0, 1) - self.image_mean) / self.image_std).to(self.encoder.dtype)
+        patches = self.encoder(flat, self.memory).unflatten(0, images.shape[:2])
+        return self.multiview(patches, (self.config.multiview.depth // 2 - 1,), self.memory)[0]
 
-    def _grid(self, images: Tensor) -> tuple[int, int]:
-        patch = self.config.encoder.patch
-        return images.shape[-2] // patch, images.shape[-1] // patch
+    def _run(
+        self, branch: Branch, head: nn.Module | None, tokens: Tensor, images: Tensor, latents: bool = False
+    ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """What the head makes of a branch, and the latents, if wanted: without them some views go at a time."""
+        patch, views, memory = self.config.encoder.patch, images.shape[:2], self.memory
+        grid, length = (images.shape[-2] // patch, images.shape[-1] // patch), tokens.shape[2]
+        if not latents:
+            out = memory.by_rows(
+                lambda rows: head(branch(rows, grid, memory)[0]), tokens.flatten(0, 1), tokens_of_row=length
+            )
+            return out.unflatten(0, views), ()
+        hidden, levels = branch(tokens.flatten(0, 1), grid, memory, keep=FLOW_LEVELS)
+        out = None if head is None else memory.by_rows(head, hidden, tokens_of_row=length).unflatten(0, views)
+        return out, tuple(level.unflatten(0, views) for level in levels)
 
-    @property
-    def _saves_memory(self) -> bool:
-        return self.gradient_checkpointing and self.training
-
-
-def _latents(geometry: tuple[Tensor, ...], camera: tuple[Tensor, ...]) -> Latents:
-    return Latents(geometry[-FLOW_LEVELS:], camera[-FLOW_LEVELS:])
-
-
-def _check(images: Tensor, pairs: Tensor | None, outputs: Collection[str], config: ModelConfig) -> None:
-    """Raise ValueError for what the model cannot work on. Values are read on the CPU alone, where that is no wait."""
-    patch, shape = config.encoder.patch, tuple(images.shape)
-    if images.ndim != 5 or shape[2] != 3 or 0 in shape:
-        raise ValueError(f"images have shape {shape}, expected (scenes, views, 3, height, width), none of them 0")
-    if shape[3] % patch or shape[4] % patch:
-        raise ValueError(
-            f"images are {shape[3]}x{shape[4]}, both sides must be multiples of {patch}: "
-            "fit them with flow3r.data.transforms.fit_frame"
-        )
-    unknown = sorted(set(outputs) - set(OUTPUTS))
-    if unknown:
-        raise ValueError(f"unknown outputs {', '.join(unknown)}; choose from {', '.join(OUTPUTS)}")
-    if pairs is None:
-        return
-    if config.flow is None:
-        raise ValueError("flow was asked of a model without a flow head (config.flow is None): leave out the pairs")
-    if pairs.ndim != 3 or pairs.shape[0] != shape[0] or pairs.shape[2] != 2:
-        raise ValueError(f"pairs have shape {tuple(pairs.shape)}, expected ({shape[0]}, P, 2): (source, target) views")
-    if pairs.device.type == "cpu" and pairs.numel() and (int(pairs.min()) < 0 or int(pairs.max()) >= shape[1]):
-        raise ValueError(
-            f"pairs name views {int(pairs.min())} to {int(pairs.max())}, but there are {shape[1]}, counted from 0"
-        )
+    def _check(self, images: Tensor, pairs: Tensor | None, outputs: Collection[str]) -> None:
+        check_images(images, self.config.encoder.patch, self.image_mean.device)
+        check_outputs(outputs)
+        if pairs is not None:
+            check_pairs(pairs, *images.shape[:2], self.flow_head is not None)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Start a transformer's part from scratch."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

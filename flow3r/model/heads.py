@@ -1,15 +1,20 @@
-"""Branches and heads of the π³ family: from the transformer's tokens to points, confidence and cameras (Eq. 3-4)."""
+"""Branches and heads of both families: from the transformer's tokens to points, confidence and cameras (Eq. 3-4)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flow3r.config import BranchConfig, MultiViewConfig
-from flow3r.geometry.se3 import from_parts, nearest_rotation
-from flow3r.nn.block import Block, run_block
-from flow3r.nn.precision import product_dtype
-from flow3r.nn.rope import rotary_table
+from flow3r.config import BranchConfig, CameraHeadConfig, DenseHeadConfig, MultiViewConfig
+from flow3r.geometry.camera import intrinsics_from_focal
+from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, rotation_from_quaternion
+from flow3r.nn.block import Block, Mlp, run_block
+from flow3r.nn.dpt import Dpt
+from flow3r.nn.memory import WHOLE, Memory
+from flow3r.nn.rope import rope_of
+
+MODULATED_NORM_EPS = 1e-6  # VGGT: of the norm without weights that the camera head modulates
+NARROWEST = 1e-3  # ours: tangent of half the least field of view, about a tenth of a degree
 
 
 class Branch(nn.Module):
@@ -17,7 +22,7 @@ class Branch(nn.Module):
 
     def __init__(self, trunk: MultiViewConfig, output_width: int, config: BranchConfig):
         super().__init__()
-        self.registers, self.rope_base, self.heads = trunk.registers, trunk.rope_base, config.heads
+        self.trunk, self.heads = trunk, config.heads
         self.project_in = nn.Linear(2 * trunk.width, config.width)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, config.norm_eps) for _ in range(config.depth)
@@ -25,20 +30,21 @@ class Branch(nn.Module):
         self.project_out = nn.Linear(config.width, output_width)
 
     def forward(
-        self, tokens: Float[Tensor, "B N T C"], grid: tuple[int, int], save_memory: bool = False
-    ) -> tuple[Float[Tensor, "B N h w E"], tuple[Float[Tensor, "B N h w D"], ...]]:
-        """On the patches, which stand on `grid` (rows, columns): the output, and what each block made, shallow to deep.
+        self, tokens: Float[Tensor, "n T C"], grid: tuple[int, int], memory: Memory = WHOLE, keep: int = 0
+    ) -> tuple[Float[Tensor, "n h w E"], tuple[Float[Tensor, "n h w D"], ...]]:
+        """On the patches of n views, which stand on `grid` (rows, columns): the output, and what the last `keep` blocks
+        made, shallow to deep.
 
         Registers take part in the attention and are then dropped.
         """
-        x = self.project_in(tokens.flatten(0, 1))
-        head_width, dtype = x.shape[-1] // self.heads, product_dtype(x)
-        rope = rotary_table(*grid, self.registers, head_width, self.rope_base, x.device, dtype)
+        x, trunk = self.project_in(tokens), self.trunk
+        rope = rope_of(x, grid, trunk.registers, x.shape[-1] // self.heads, trunk.rope_base, trunk.rope_precision)
         hidden = []
-        for block in self.blocks:
-            x = run_block(block, x, rope, save_memory)
-            hidden.append(x[:, self.registers :].unflatten(1, grid).unflatten(0, tokens.shape[:2]))
-        return self.project_out(hidden[-1]), tuple(hidden)
+        for left, block in zip(reversed(range(len(self.blocks))), self.blocks, strict=True):
+            x = run_block(block, x, rope, memory)
+            if left < keep:
+                hidden.append(x[:, trunk.registers :].unflatten(1, grid))
+        return self.project_out(x[:, trunk.registers :]).unflatten(1, grid), tuple(hidden)
 
 
 class PatchHead(nn.Module):
@@ -99,3 +105,75 @@ class CameraHead(nn.Module):
             x = self.mlp(x.mean(dim=(-3, -2)))
             rows = F.normalize(self.rotation(x).unflatten(-1, (3, 3)), dim=-1)
             return from_parts(nearest_rotation(rows), self.translation(x))
+
+
+class DenseHead(nn.Module):
+    """VGGT's head of dense maps: one norm for four levels of tokens, and a DPT; the last channel is the logit of the
+    confidence, which VGGT itself states as c = 1 + exp(logit), that is 1 - 1 / c in [0, 1]."""
+
+    def __init__(self, width: int, channels: int, patch: int, config: DenseHeadConfig):
+        super().__init__()
+        self.patch = patch
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.dpt = Dpt(width, config.features, config.level_channels, config.output_channels, channels + 1)
+
+    def forward(self, *levels: Float[Tensor, "n h w D"]) -> Float[Tensor, "n c H W"]:
+        """Raw maps at the images' resolution, from the patches' tokens of four levels, shallow to deep."""
+        height, width = (self.patch * side for side in levels[0].shape[1:3])
+        return self.dpt(tuple(self.norm(level).movedim(-1, 1) for level in levels), (height, width))
+
+
+class IterativeCameraHead(nn.Module):
+    """VGGT's camera head: a few blocks over the camera tokens of all views, run again and again on what they gave.
+
+    The code of a camera is (translation, quaternion xyzw, vertical and horizontal field of view in radians) of the
+    public layout: world-to-camera.
+    """
+
+    CODE = 9
+
+    def __init__(self, width: int, config: CameraHeadConfig):
+        super().__init__()
+        self.iterations = config.iterations
+        self.token_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.empty_pose = nn.Parameter(torch.zeros(1, 1, self.CODE))
+        self.embed_pose = nn.Linear(self.CODE, width)
+        self.modulation = nn.Linear(width, 3 * width)
+        self.trunk = nn.ModuleList(
+            Block(width, config.heads, config.mlp_ratio, config.norm_eps, layer_scale=config.layer_scale)
+            for _ in range(config.depth)
+        )
+        self.trunk_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.pose_branch = Mlp(width, width // 2, self.CODE)
+        with torch.no_grad():  # start at the identity with a field of view of one radian
+            nn.init.trunc_normal_(self.pose_branch.fc2.weight, std=1e-3)
+            start = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1], device="cpu")
+            self.pose_branch.fc2.bias.copy_(start / config.iterations)
+
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B N 9"], ...]:
+        """The code after every iteration, in fp32, whatever the ambient precision."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = self.token_norm(tokens.float())
+            code, codes = None, []
+            for _ in range(self.iterations):
+                seen = self.empty_pose.expand(*tokens.shape[:2], -1) if code is None else code.detach()
+                shift, scale, gate = self.modulation(F.silu(self.embed_pose(seen))).chunk(3, dim=-1)
+                x = F.layer_norm(tokens, tokens.shape[-1:], eps=MODULATED_NORM_EPS)
+                x = tokens + gate * (x * (1 + scale) + shift)
+                for block in self.trunk:
+                    x = block(x)
+                delta = self.pose_branch(self.trunk_norm(x))
+                code = delta if code is None else code + delta
+                codes.append(torch.cat([code[..., :7], F.relu(code[..., 7:])], dim=-1))
+        return tuple(codes)
+
+
+def camera_from_code(
+    code: Float[Tensor, "*b 9"], height: int, width: int
+) -> tuple[Float[Tensor, "*b 4 4"], Float[Tensor, "*b 3 3"]]:
+    """world_from_camera, and the pinhole with a centred principal point in pixels of an image of this size."""
+    x, y, z, w = code[..., 3:7].unbind(-1)
+    camera_from_world = from_parts(rotation_from_quaternion(torch.stack([w, x, y, z], dim=-1)), code[..., :3])
+    size = code.new_tensor([width, height])
+    focal = 0.5 * size / (0.5 * code[..., [8, 7]]).tan().clamp_min(NARROWEST)
+    return invert(camera_from_world), intrinsics_from_focal(focal, (0.5 * size).expand_as(focal))

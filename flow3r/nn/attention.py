@@ -25,11 +25,21 @@ class Attention(nn.Module):
         self.k_norm = nn.Identity() if qk_norm_eps is None else nn.LayerNorm(head_width, eps=qk_norm_eps)
 
     def forward(self, x: Float[Tensor, "B T D"], rope: RotaryTable | None = None) -> Float[Tensor, "B T D"]:
+        return self.merge(attend(*self.project(x, rope)))
+
+    def project(
+        self, x: Float[Tensor, "B T D"], rope: RotaryTable | None = None
+    ) -> tuple[Float[Tensor, "B heads T d"], Float[Tensor, "B heads T d"], Float[Tensor, "B heads T d"]]:
+        """Queries, keys and values, in one type."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return q.to(v.dtype), k.to(v.dtype), v
+
+    def merge(self, seen: Float[Tensor, "B heads T d"]) -> Float[Tensor, "B T D"]:
+        """What every head has seen, side by side, and the last linear map."""
+        return self.proj(seen.transpose(1, 2).flatten(2))
 
 
 def attend(

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from flow3r.config import EncoderConfig
 from flow3r.nn.block import Block, run_block
+from flow3r.nn.memory import WHOLE, Memory
 
 
 class DinoV2(nn.Module):
@@ -18,6 +19,8 @@ class DinoV2(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
         self.position_table = nn.Parameter(torch.zeros(1, 1 + config.position_grid**2, config.width))
+        if config.mask_token:
+            self.mask_token = nn.Parameter(torch.zeros(1, config.width))
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.mlp_ratio, config.norm_eps, layer_scale=1.0)
             for _ in range(config.depth)
@@ -28,13 +31,24 @@ class DinoV2(nn.Module):
         with torch.no_grad():
             self.position_table[0, 1:].copy_(sine_positions(config.position_grid, config.width))
 
-    def forward(self, images: Float[Tensor, "B 3 H W"], save_memory: bool = False) -> Float[Tensor, "B h w D"]:
-        """The tokens of the patches. `images` are ImageNet-normalised; `save_memory` recomputes blocks in backward."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights, in which images are wanted."""
+        return self.patch_embed.weight.dtype
+
+    def forward(self, images: Float[Tensor, "B 3 H W"], memory: Memory = WHOLE) -> Float[Tensor, "B h w D"]:
+        """The tokens of the patches of ImageNet-normalised images."""
+        patch = self.patch_embed.stride[0]
+        tokens = 1 + self.register_tokens.shape[1] + (images.shape[-2] // patch) * (images.shape[-1] // patch)
+        return memory.by_rows(lambda some: self.encode(some, memory), images, tokens_of_row=tokens)
+
+    def encode(self, images: Float[Tensor, "B 3 H W"], memory: Memory) -> Float[Tensor, "B h w D"]:
+        """`forward` of images that go at once."""
         patches = self.patch_embed(images)
         rows, columns = patches.shape[-2:]
         x = self.with_specials(patches.flatten(2).mT + self.positions(rows, columns).to(patches.dtype))
         for block in self.blocks:
-            x = run_block(block, x, None, save_memory)
+            x = run_block(block, x, None, memory)
         specials = 1 + self.register_tokens.shape[1]
         return self.norm(x[:, specials:]).unflatten(1, (rows, columns))
 

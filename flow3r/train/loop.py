@@ -16,6 +16,7 @@ from flow3r.files import atomic_path, write_text
 from flow3r.losses.objective import pi3_objective
 from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
+from flow3r.nn.memory import Memory
 from flow3r.nn.precision import fast_dtype
 from flow3r.train.checkpoint import config_as_json, load_checkpoint, save_checkpoint
 from flow3r.train.log import RunLog
@@ -115,7 +116,7 @@ def initial_model(config: TrainConfig) -> Flow3r:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = Flow3r(config.model)
-    model.gradient_checkpointing = config.gradient_checkpointing
+    model.memory = Memory(recompute=config.gradient_checkpointing)
     return model
 
 

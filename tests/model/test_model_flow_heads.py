@@ -59,7 +59,7 @@ def test_parts_of_the_first_layer_are_that_layer_on_the_concatenation():
     i, j = torch.tensor([0, 2, 2]), torch.tensor([3, 1, 0])
 
     def by_parts() -> torch.Tensor:
-        return head.fuse(head.source_part(geometry, camera)[i], head.target_part(camera)[j])
+        return head.fuse(head.source_part(geometry, camera)[i] + head.target_part(camera)[j][:, None, None])
 
     def by_concatenation() -> torch.Tensor:
         c_j = camera[0, j].mean(dim=(1, 2), keepdim=True).expand_as(camera[0, i])

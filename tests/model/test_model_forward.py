@@ -10,6 +10,7 @@ from flow3r.config import ModelConfig
 from flow3r.geometry.camera import pixel_grid
 from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow3r import Flow3r
+from flow3r.nn.memory import Memory
 from flow3r.types import Prediction
 
 PAIRS = torch.tensor([[[0, 1], [2, 0]]])
@@ -131,10 +132,10 @@ def test_gradient_checkpointing_changes_memory_not_gradients():
     results, calls = [], []
     for saving in (False, True):
         model = tiny_model().train()
-        model.gradient_checkpointing = saving
+        model.memory = Memory(recompute=saving)
         ran = []
         for block in (*model.encoder.blocks, *model.multiview.blocks, *model.camera_branch.blocks, model.flow_head.dpt):
-            block.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+            block.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
         score(model(tiny_images(), PAIRS)).backward()
         results.append(gradients(model))
         calls.append(len(ran))
@@ -250,7 +251,7 @@ def sizes(part: str, **values: int | None) -> ModelConfig:
         (sizes("multiview", depth=3), "depth 3"),
         (sizes("encoder", heads=5), "width 24"),
         (sizes("branch", depth=3), "branch depth 3"),
-        (sizes("flow", features=12), "features.* 12"),
+        (sizes("flow", features=12), "neck 6"),
     ],
 )
 def test_sizes_that_no_model_can_have(config, said):

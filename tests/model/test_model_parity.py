@@ -59,11 +59,11 @@ def test_encoder_and_multi_view_tokens(model, reference):
 @pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
 def test_branches(model, reference, patches, task):
-    out, hidden = getattr(model, TASKS[task])(reference["mid.decoder_hidden"][None], (4, 6))
-    agree(out, patches(reference[f"mid.{task}_decoder_out"]))
+    out, hidden = getattr(model, TASKS[task])(reference["mid.decoder_hidden"], (4, 6), keep=4)
+    agree(out[None], patches(reference[f"mid.{task}_decoder_out"]))
     if task != "conf":
         for level in range(4):
-            agree(hidden[-4:][level], patches(reference[f"mid.{task}_decoder_intermediate_{level}"]))
+            agree(hidden[level][None], patches(reference[f"mid.{task}_decoder_intermediate_{level}"]))
 
 
 @torch.no_grad()
@@ -101,5 +101,5 @@ def test_fused_latents_of_pairs(model, reference, patches):
         geometry = patches(reference[f"mid.point_decoder_intermediate_{level}"])
         camera = patches(reference[f"mid.camera_decoder_intermediate_{level}"])
         head = model.flow_head
-        fused = head.fuse(head.source_part(geometry, camera)[i], head.target_part(camera)[j])
+        fused = head.fuse(head.source_part(geometry, camera)[i] + head.target_part(camera)[j][:, None, None])
         agree(fused, reference[f"mid.flow_fused_{level}"])
