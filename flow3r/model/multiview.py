@@ -41,7 +41,8 @@ class MultiViewTransformer(nn.Module):
         """Special tokens and patches of every view after chosen `levels`, each a pair of blocks, counted from 0: the
         outputs of its blocks within and across views, side by side."""
         scenes, views, *grid, _ = patches.shape
-        x = self.projection(patches.flatten(2, 3))
+        flat = patches.flatten(2, 3).flatten(0, 1)
+        x = memory.by_rows(self.projection, flat, tokens_of_row=flat.shape[1]).unflatten(0, (scenes, views))
         x = torch.cat([self.special_tokens(views).to(x.dtype).expand(scenes, -1, -1, -1), x], dim=2)
         width, config = x.shape[-1], self.config
         rope = rope_of(x, tuple(grid), self.specials, width // config.heads, config.rope_base, config.rope_precision)

@@ -72,7 +72,7 @@ def train(
                 group["lr"] = rate
 
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(config, device)):
-                prediction = model(views.images, _pairs(views), outputs=_outputs(views))
+                prediction = model(views.images, _pairs(views), intrinsics=views.intrinsics, outputs=_outputs(views))
             generator = stream(config.seed, step, "loss") if device.type == "cpu" else None
             objective = pi3_objective(prediction, views, config.loss, generator)
             objective.total.backward()
