@@ -139,7 +139,7 @@ class TrackingFlow(PairDecoder):
     """Fig. 2 (b): flow by matching patch features, after VGGT's tracker, for every pixel.
 
     At each level the patches of i look for theirs in j by likeness of one shared feature; what they find of j is fused
-    with them and decoded to a correction of the position that the deepest level found.
+    with them and decoded to a correction of the displacement that the deepest level found.
     """
 
     needs: frozenset[str] = frozenset()
@@ -168,11 +168,11 @@ class TrackingFlow(PairDecoder):
         def decode(i: Tensor, j: Tensor) -> Tensor:
             levels = []
             for source, target, feature in zip(sources, targets, features, strict=True):
-                found, position = self.match(feature[i], feature[j], target[j])
+                found, displacement = self.match(feature[i], feature[j], target[j])
                 levels.append(self.fuse(source[i] + found))
             correction = self.patch * self.dense(tuple(levels))
-            start = F.interpolate(position.movedim(-1, 1), correction.shape[1:3], mode="bilinear", align_corners=False)
-            return start.movedim(1, -1) + correction - pixel_grid(*correction.shape[1:3], correction.device)
+            start = F.interpolate(displacement.movedim(-1, 1), correction.shape[1:3], mode="bilinear")
+            return start.movedim(1, -1) + correction
 
         _, views, *grid, _ = latents.geometry[0].shape
         tokens = max(grid[0] * grid[1], (grid[0] * grid[1]) ** 2 // width)  # the matches weigh more on large grids
@@ -181,13 +181,13 @@ class TrackingFlow(PairDecoder):
     def match(
         self, source: Float[Tensor, "p h w D"], target: Float[Tensor, "p h w D"], value: Float[Tensor, "p h w E"]
     ) -> tuple[Float[Tensor, "p h w E"], Float[Tensor, "p h w 2"]]:
-        """For each patch of i the value, and the pixel position (x, y), that it finds in j: means by likeness."""
+        """For each patch of i the value that it finds in j, and how many pixels (x, y) away: means by likeness."""
         rows, columns = source.shape[1:3]
         likeness = source.flatten(1, 2) @ target.flatten(1, 2).mT * source.shape[-1] ** -0.5
         weight = likeness.float().softmax(-1)
-        position = weight @ (self.patch * pixel_grid(rows, columns, source.device)).flatten(0, 1)
+        centre = (self.patch * pixel_grid(rows, columns, source.device)).flatten(0, 1)
         found = weight.to(value.dtype) @ value.flatten(1, 2)
-        return found.unflatten(1, (rows, columns)), position.unflatten(1, (rows, columns))
+        return found.unflatten(1, (rows, columns)), (weight @ centre - centre).unflatten(1, (rows, columns))
 
 
 class ProjectiveFlow(nn.Module):
