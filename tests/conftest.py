@@ -1,6 +1,7 @@
 """Shapes and types of every flow3r function are checked under pytest; `shared` finds the optional sample data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"sample data not found at {folder}; set FLOW3R_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered between runs, such as licences shown, is not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -115,7 +115,7 @@ def mention_origin(layout: LayoutName, path: Path) -> None:
     if not licences or any(licence.hub_id in _done() for licence in licences) or layout in _done():
         return
     usual = "; or ".join(str(licence) for licence in licences)
-    LOG.warning("%s: weights of the layout %s usually are %s. Their terms apply", path, layout, usual)
+    LOG.warning("%s: weights in the layout %s are usually %s. If so, those terms apply", path, layout, usual)
     _remember({layout: "shown"})
 
 

@@ -115,9 +115,9 @@ def _from_hub(name: str) -> Path:
     cut_off: Exception | None = None
     for file in FILE_NAMES:
         try:
-            weights = Path(hf_hub_download(name, file))
+            weights = Path(hf_hub_download(name, file, local_files_only=cut_off is not None))
         except LocalEntryNotFoundError as error:  # HF_HUB_OFFLINE or no network: another of the files may be cached
-            cut_off = error
+            cut_off = cut_off or error
         except EntryNotFoundError:
             continue
         except Exception as error:  # the network, the repository, access: of many libraries' types
@@ -126,7 +126,7 @@ def _from_hub(name: str) -> Path:
             ) from error
         else:
             try:
-                hf_hub_download(name, CONFIG_FILE)
+                hf_hub_download(name, CONFIG_FILE, local_files_only=cut_off is not None)
             except Exception:  # few repositories need it: ours keep their sizes inside the weights
                 return weights
             return weights

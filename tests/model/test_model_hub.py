@@ -1,17 +1,24 @@
 """Hub ids reach for the network by huggingface_hub alone, which a stand-in replaces here."""
 
+import json
 import sys
 import types
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_model import tiny_model
 
 from flow3r.errors import CheckpointError
 from flow3r.model.checkpoints import load_model, save_model
+from flow3r.model.sources import FILE_NAMES
 
 
 class EntryNotFoundError(Exception):
     """As huggingface_hub.errors has it."""
+
+
+class LocalEntryNotFoundError(FileNotFoundError, EntryNotFoundError):
+    """What is raised for a file that is not cached, in offline mode and without a network."""
 
 
 @pytest.fixture
@@ -19,33 +26,47 @@ def hub(monkeypatch):
     """A hub that holds what the test puts into the dict: (id, file name) -> local path, or an error to raise."""
     files, asked = {}, []
 
-    def hf_hub_download(name, file):
+    def hf_hub_download(name, file, local_files_only):
         asked.append((name, file))
-        found = files.get((name, file), EntryNotFoundError(file))
+        found = files.get((name, file), files.get("else", EntryNotFoundError(file)))
+        assert local_files_only == (files.get("else") is not None and file != FILE_NAMES[0])  # waits for it once alone
         if isinstance(found, Exception):
             raise found
         return str(found)
 
     package, errors = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.errors")
-    package.hf_hub_download, errors.EntryNotFoundError = hf_hub_download, EntryNotFoundError
+    package.hf_hub_download = hf_hub_download
+    errors.EntryNotFoundError, errors.LocalEntryNotFoundError = EntryNotFoundError, LocalEntryNotFoundError
     monkeypatch.setitem(sys.modules, "huggingface_hub", package)
     monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
     package.errors, files["asked"] = errors, asked
     return files
 
 
-def test_a_hub_id_loads_our_file_before_the_public_one(hub, tmp_path):
+def test_a_hub_id_loads_our_file_before_the_public_ones(hub, tmp_path):
     save_model(tiny_model(), tmp_path / "ours.safetensors")
     hub["someone/flow3r", "model.safetensors"] = tmp_path / "ours.safetensors"
     hub["someone/flow3r", "flow3r.bin"] = tmp_path / "absent.bin"
     assert load_model("someone/flow3r").config == tiny_model().config
-    assert hub["asked"] == [("someone/flow3r", "model.safetensors")]
+    assert hub["asked"] == [("someone/flow3r", "model.safetensors"), ("someone/flow3r", "config.json")]
 
 
-def test_the_public_file_where_ours_is_absent(hub, tmp_path):
-    (tmp_path / "flow3r.bin").write_bytes(b"no weights")
-    hub["someone/flow3r", "flow3r.bin"] = tmp_path / "flow3r.bin"
-    with pytest.raises(CheckpointError, match=r"flow3r\.bin"):
+@pytest.mark.parametrize("file", FILE_NAMES[1:])
+def test_the_public_file_where_ours_is_absent(hub, tmp_path, file):
+    (tmp_path / file).write_bytes(b"no weights")
+    hub["someone/flow3r", file] = tmp_path / file
+    with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
+        load_model("someone/flow3r")
+
+
+def test_sizes_come_from_the_config_where_the_weights_do_not_hold_them(hub, tmp_path):
+    save_model(tiny_model(), tmp_path)
+    save_file(load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+    for file in ("model.safetensors", "config.json"):
+        hub["someone/flow3r", file] = tmp_path / file
+    assert load_model("someone/flow3r").config == tiny_model().config
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Other"]}))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: its sizes are unreadable"):
         load_model("someone/flow3r")
 
 
@@ -55,6 +76,24 @@ def test_a_repository_without_weights_and_a_network_that_is_down(hub):
     hub["someone/far", "model.safetensors"] = ConnectionError("down")
     with pytest.raises(CheckpointError, match=r"someone/far.*not fetched.*ConnectionError"):
         load_model("someone/far")
+
+
+def test_offline_it_takes_what_is_cached_and_says_what_is_not(hub, tmp_path):
+    hub["else"] = LocalEntryNotFoundError("offline")
+    with pytest.raises(CheckpointError, match="not in the hub's cache, and the hub is out of reach"):
+        load_model("someone/flow3r")
+    save_model(tiny_model(), tmp_path / "pytorch_model.safetensors")
+    hub["someone/flow3r", "pytorch_model.bin"] = tmp_path / "pytorch_model.safetensors"
+    assert load_model("someone/flow3r").config == tiny_model().config
+
+
+def test_the_hub_library_itself_stays_offline_when_told(tmp_path, monkeypatch):
+    """The environment is read when the library is imported, hence a process of its own in real use."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="out of reach"):
+        load_model("someone/nothing-cached")
 
 
 @pytest.mark.parametrize("name", ["runs/model.safetensors", "/tmp/absent", "../models/nano", "a/b/c", "~/x"])
