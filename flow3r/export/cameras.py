@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
+from flow3r.export.known import quantile_of_known
 from flow3r.types import Reconstruction
 
 
@@ -23,5 +24,4 @@ def corner_rays(reconstruction: Reconstruction) -> Float[np.ndarray, "N 4 3"]:
 
 def typical_depth(reconstruction: Reconstruction) -> float:
     """The median of the known depths, by which drawings of the scene are sized; 1 where there is none."""
-    known = reconstruction.depth[reconstruction.valid & (reconstruction.depth > 0)]
-    return float(np.median(known)) if len(known) else 1.0
+    return quantile_of_known(reconstruction, "depth", 0.5) or 1.0

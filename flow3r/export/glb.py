@@ -15,6 +15,7 @@ GLTF_FROM_WORLD = np.diag([1.0, -1.0, -1.0, 1.0])
 ROOT_NODE = "opencv_world"
 FRUSTUM_DEPTH = 0.08  # ours: length of a frustum as a share of the median depth
 FRUSTUM_COLOUR = (255, 140, 40, 255)
+LINES = 1  # glTF's number of the primitive
 
 
 def write_glb(reconstruction: Reconstruction, points: Points, path: Path) -> int:
@@ -24,18 +25,24 @@ def write_glb(reconstruction: Reconstruction, points: Points, path: Path) -> int
     """
     import trimesh
 
-    cloud = trimesh.PointCloud(points.positions, colors=points.colours)
     ends = frustum_segments(reconstruction).reshape(-1, 3)
-    lines = [trimesh.path.entities.Line(points=[k, k + 1]) for k in range(0, len(ends), 2)]
-    # Unprocessed: trimesh would merge the ends of frusta that are small against its absolute tolerance.
-    colours = np.tile(np.uint8(FRUSTUM_COLOUR), (len(lines), 1))
-    cameras = trimesh.path.Path3D(entities=lines, vertices=ends, colors=colours, process=False)
+    clouds = {
+        "points": trimesh.PointCloud(points.positions, colors=points.colours),
+        "cameras": trimesh.PointCloud(ends, colors=np.tile(np.uint8(FRUSTUM_COLOUR), (len(ends), 1))),
+    }
     scene = trimesh.Scene()
     scene.graph.update(frame_to=ROOT_NODE, frame_from=scene.graph.base_frame, matrix=GLTF_FROM_WORLD)
-    scene.add_geometry(cloud, geom_name="points", node_name="points", parent_node_name=ROOT_NODE)
-    scene.add_geometry(cameras, geom_name="cameras", node_name="cameras", parent_node_name=ROOT_NODE)
-    path.write_bytes(scene.export(file_type="glb"))
+    for name, cloud in clouds.items():
+        scene.add_geometry(cloud, geom_name=name, node_name=name, parent_node_name=ROOT_NODE)
+    path.write_bytes(scene.export(file_type="glb", tree_postprocessor=_join_ends_of_frusta))
     return len(points)
+
+
+def _join_ends_of_frusta(tree: dict) -> None:
+    """Every two points of the cameras are a line. trimesh's own paths take an object for each."""
+    for mesh in tree["meshes"]:
+        if mesh["name"] == "cameras":
+            mesh["primitives"][0]["mode"] = LINES
 
 
 def frustum_segments(reconstruction: Reconstruction) -> Float[np.ndarray, "N 8 2 3"]:

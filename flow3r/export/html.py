@@ -3,20 +3,20 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from flow3r.errors import InputError
 from flow3r.export.cameras import corner_rays, typical_depth
 from flow3r.export.points import Points
 from flow3r.types import Reconstruction
 
 POINT_BUDGET = 200_000  # 2.4 MB, 3.2 MB as base64: small enough to mail
 MOST_FRAMES = 2048  # the texture width that every WebGL 2 has
-FURTHEST = 100.0  # ours: points beyond this many median depths would take the precision of all others
+FURTHEST = 100.0  # ours: points this many median depths from their camera would take the precision of all others
 POINT = np.dtype([("xyz", "<i2", 3), ("rgb", "u1", 3), ("confidence", "u1"), ("frame", "<u2")])
 UNITS = {
     "relative": "relative units: all lengths share one unknown factor",
@@ -24,26 +24,27 @@ UNITS = {
 }
 
 
-def write_html(reconstruction: Reconstruction, points: Points, path: Path, budget: int = POINT_BUDGET) -> int:
-    """Fill the template; returns the number of points that the file holds, at most `budget` and POINT_BUDGET.
+def write_html(reconstruction: Reconstruction, points: Points, path: Path) -> int:
+    """Fill the template; returns the number of points that the file holds, at most POINT_BUDGET.
 
-    Raises InputError for more frames than the viewer can show.
+    Of more than MOST_FRAMES frames every second has a camera, or every third, ...; the others' points belong to the
+    camera before them, and the page says so.
     """
-    if len(reconstruction.names) > MOST_FRAMES:
-        raise InputError(
-            f"viewer.html shows at most {MOST_FRAMES} frames, not {len(reconstruction.names)}: leave out html"
-        )
-    reachable = within_reach(reconstruction, points)
-    shown = reachable.at_most(min(budget, POINT_BUDGET))
-    packed, origin, unit = pack_points(shown)
+    depth = typical_depth(reconstruction)
+    reachable = within_reach(reconstruction, points, FURTHEST * depth)
+    shown = reachable.at_most(POINT_BUDGET)
+    step = -(-len(reconstruction.names) // MOST_FRAMES)
+    packed, origin, unit = pack_points(replace(shown, frames=shown.frames // step))
+    # A point stands for this many pixels that passed the thresholds.
+    pixels_per_point = points.above / len(points) * len(reachable) / len(shown)
     scene = {
         "title": reconstruction.source or "reconstruction",
-        "units": UNITS[reconstruction.scale],
+        "units": UNITS[reconstruction.scale] + (f"; one camera for every {step} frames" if step > 1 else ""),
         "origin": origin.tolist(),
         "unit": unit,
-        "depth": typical_depth(reconstruction),
-        "left_out": int((reconstruction.valid & (reconstruction.depth > 0)).sum()) - len(shown),
-        "frames": _frames(reconstruction, pixels_per_point=len(reachable) / len(shown)),
+        "depth": depth,
+        "left_out": points.known - len(shown),
+        "frames": _frames(reconstruction, pixels_per_point, step),
     }
     parts = {
         "style": _part("viewer.css"),
@@ -60,10 +61,10 @@ def _part(name: str) -> str:
     return resources.files("flow3r.export").joinpath(name).read_text(encoding="utf-8")
 
 
-def within_reach(reconstruction: Reconstruction, points: Points) -> Points:
-    """The points at most FURTHEST median depths from the first camera."""
-    distance = np.linalg.norm(points.positions - reconstruction.world_from_camera[0, :3, 3], axis=-1)
-    return points.where(np.nonzero(distance <= FURTHEST * typical_depth(reconstruction))[0])
+def within_reach(reconstruction: Reconstruction, points: Points, reach: float) -> Points:
+    """The points at most `reach` from the camera that saw them."""
+    distance = np.linalg.norm(points.positions - reconstruction.world_from_camera[points.frames, :3, 3], axis=-1)
+    return points.where(np.nonzero(distance <= reach)[0])
 
 
 def pack_points(points: Points) -> tuple[np.ndarray, Float[np.ndarray, "3"], float]:
@@ -86,17 +87,18 @@ def embedded_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _frames(reconstruction: Reconstruction, pixels_per_point: float) -> list[dict]:
+def _frames(reconstruction: Reconstruction, pixels_per_point: float, step: int) -> list[dict]:
     # `pixel` is the side of a point at depth 1: a point stands for this many pixels, so that surfaces stay closed.
     pixel = np.sqrt(pixels_per_point) / reconstruction.intrinsics[:, 0, 0]
     has_clock = (reconstruction.timestamps != reconstruction.frame_indices).any()
+    corners = corner_rays(reconstruction)
     return [
         {
-            "name": name,
+            "name": reconstruction.names[frame],
             "time": round(float(reconstruction.timestamps[frame]), 6) if has_clock else None,
             "pose": reconstruction.world_from_camera[frame, :3].round(9).tolist(),
-            "corners": corners[:, :2].round(9).tolist(),
+            "corners": corners[frame, :, :2].round(9).tolist(),
             "pixel": float(pixel[frame]),
         }
-        for frame, (name, corners) in enumerate(zip(reconstruction.names, corner_rays(reconstruction), strict=True))
+        for frame in range(0, len(reconstruction.names), step)
     ]

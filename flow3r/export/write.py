@@ -52,9 +52,10 @@ def write_reconstruction(
     `source`: what was reconstructed, or the frames that were used, in order; `colmap` and `nerfstudio` copy them, at
     original size, into images/. Points must reach both the absolute `min_confidence` in [0, 1] and the
     `confidence_percentile` of the valid pixels; at most `max_points` are written (viewer.html and COLMAP have lower
-    bounds of their own). Nothing appears under its name before all is written, and manifest.json comes last; only files
-    of an earlier export are replaced. Raises InputError for an unknown format, a missing or changed source, a file in
-    the place of `out`, and foreign files in the place of ours.
+    bounds of their own). Frames are read one at a time: memory holds the points that are written, and little else.
+    Nothing appears under its name before all is written, and manifest.json comes last; only files of an earlier export
+    are replaced. Raises InputError for an unknown format, a missing or changed source, a file in the place of `out`,
+    and foreign files in the place of ours.
     """
     began = time.perf_counter()
     chosen = _check_formats(formats, source)
@@ -63,18 +64,21 @@ def write_reconstruction(
     earlier = _check_folder(out, entries)
     if max_points < 1:
         raise InputError(f"max_points is {max_points}; expected at least 1")
-    candidates = select_points(
-        reconstruction, min_confidence=min_confidence, confidence_percentile=confidence_percentile
+    points = select_points(
+        reconstruction,
+        min_confidence=min_confidence,
+        confidence_percentile=confidence_percentile,
+        budget=max_points,
     )
     with _staging(out) as folder:
         written = {}
-        for entry, writer in _writers(reconstruction, candidates, max_points, source).items():
+        for entry, writer in _writers(reconstruction, points, source).items():
             if entry in entries:
                 written[entry] = writer(folder / entry)
         record = {
             "min_confidence": min_confidence,
             "confidence_percentile": confidence_percentile,
-            "above_thresholds": len(candidates),
+            "above_thresholds": points.above,
             "written": {entry: count for entry, count in written.items() if count is not None},
         }
         seconds = {"export": time.perf_counter() - began}
@@ -86,10 +90,9 @@ def write_reconstruction(
 
 
 def _writers(
-    reconstruction: Reconstruction, candidates: Points, max_points: int, source: FrameSource | None
+    reconstruction: Reconstruction, points: Points, source: FrameSource | None
 ) -> dict[str, Callable[[Path], int | None]]:
     """For every entry of an output folder what writes it, and returns its number of points if it has any."""
-    points = candidates.at_most(max_points)
     return {
         "reconstruction.npz": lambda path: save_arrays(reconstruction, path),
         "scene.ply": lambda path: write_ply(points, path),
@@ -98,7 +101,7 @@ def _writers(
         "images": lambda path: write_images(reconstruction, source, path),
         "trajectory.tum": lambda path: write_tum(reconstruction, path),
         "transforms.json": lambda path: write_nerfstudio(reconstruction, path, images="images", ply="scene.ply"),
-        "viewer.html": lambda path: write_html(reconstruction, candidates, path, max_points),
+        "viewer.html": lambda path: write_html(reconstruction, points, path),
     }
 
 

@@ -55,6 +55,10 @@ def test_files_that_are_not_ours_or_damaged_are_refused(tmp_path):
     np.savez(path, points=np.zeros(3), format_version=np.array(1))
     with pytest.raises(InputError, match="lacks colours, confidence"):
         load_reconstruction(path)
+    room = {name: value for name, value in vars(room_reconstruction()).items() if name != "timings"}
+    np.savez(path, **room, format_version=np.array(1), flavour=np.zeros(3))
+    with pytest.raises(InputError, match="has unknown flavour"):
+        load_reconstruction(path)
 
 
 def test_a_flipped_byte_is_noticed(tmp_path):

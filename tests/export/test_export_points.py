@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from frames_on_disk import on_disk
 from synthetic_room import room_reconstruction
 
 from flow3r.errors import InputError
@@ -41,6 +42,18 @@ def test_a_budget_takes_an_even_choice_and_always_the_same():
     shares = np.bincount(few.frames) / 500
     np.testing.assert_allclose(shares, 1 / 3, atol=0.08)
     assert points.at_most(10**9) is points
+    np.testing.assert_array_equal(points.at_most(2000).at_most(500).positions, few.positions)
+
+
+@pytest.mark.parametrize("budget", [1, 50, 3000, 10**6])
+def test_a_budget_while_frames_are_read_is_a_budget_on_all_points(tmp_path, budget):
+    room = room_reconstruction(count=6)
+    every = select_points(room, min_confidence=0.5)
+    assert every.above == len(every) < every.known == room.valid.sum()
+    for same in (room, on_disk(room, tmp_path)):
+        few = select_points(same, min_confidence=0.5, budget=budget)
+        for name, expected in vars(every.at_most(budget)).items():
+            np.testing.assert_array_equal(getattr(few, name), expected)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from frames_on_disk import again_and_again
 from synthetic_room import room_reconstruction
 
-from flow3r.errors import InputError
-from flow3r.export.html import FURTHEST, POINT_BUDGET, embedded_json, write_html
+from flow3r.export.html import FURTHEST, MOST_FRAMES, POINT_BUDGET, embedded_json, write_html
 from flow3r.export.points import select_points
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -121,11 +121,24 @@ def test_a_point_at_the_horizon_does_not_take_the_precision_of_the_others(tmp_pa
     assert scene["unit"] < 1e-3
 
 
-def test_more_frames_than_a_browser_can_hold_are_refused(tmp_path):
-    room = room_reconstruction(count=1)
-    many = dataclasses.replace(room, names=room.names * 3000)
-    with pytest.raises(InputError, match="at most 2048 frames"):
-        write_html(many, select_points(room), tmp_path / "viewer.html")
+def test_of_more_frames_than_a_browser_holds_every_other_one_has_a_camera(tmp_path):
+    long = again_and_again(room_reconstruction(grid=(14, 14)), 2 * MOST_FRAMES - 1)
+    _, scene, packed, points = page_of(long, tmp_path)
+    assert [frame["name"] for frame in scene["frames"]] == list(long.names[::2])
+    assert len(scene["frames"]) == MOST_FRAMES and "one camera for every 2 frames" in scene["units"]
+    shown = points.at_most(POINT_BUDGET)
+    np.testing.assert_array_equal(packed["frame"], shown.frames // 2)
+    assert scene["left_out"] == long.valid.sum() - len(shown)
+
+
+def test_a_long_way_from_the_first_camera_points_are_still_shown(tmp_path):
+    room = room_reconstruction()
+    away = np.array([0, 0, 5 * FURTHEST * np.median(room.depth)])
+    poses, points = room.world_from_camera.copy(), room.points.copy()
+    poses[2, :3, 3] += away
+    points[2] += away.astype(np.float32)
+    _, scene, packed, _ = page_of(dataclasses.replace(room, world_from_camera=poses, points=points), tmp_path)
+    assert (packed["frame"] == 2).sum() == room.valid[2].sum() and scene["left_out"] == 0
 
 
 def test_the_program_is_short_enough_to_read(repository):
