@@ -11,6 +11,7 @@ from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, rotation_f
 from flow3r.nn.block import Block, Mlp, run_block
 from flow3r.nn.dpt import Dpt
 from flow3r.nn.memory import WHOLE, Memory
+from flow3r.nn.precision import keep_full_precision
 from flow3r.nn.rope import rope_of
 
 MODULATED_NORM_EPS = 1e-6  # VGGT: of the norm without weights that the camera head modulates
@@ -53,7 +54,7 @@ class PatchHead(nn.Module):
     def __init__(self, width: int, channels: int, patch: int):
         super().__init__()
         self.patch = patch
-        self.proj = nn.Linear(width, channels * patch**2)
+        self.proj = keep_full_precision(nn.Linear(width, channels * patch**2))
         nn.init.trunc_normal_(self.proj.weight, std=1e-3)  # depths start near 1, confidences near a half
         nn.init.zeros_(self.proj.bias)
 
@@ -88,6 +89,7 @@ class CameraHead(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
+        keep_full_precision(self)
         self.residuals = nn.ModuleList([ResidualMlp(width), ResidualMlp(width)])
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.translation = nn.Linear(width, 3)
@@ -134,6 +136,7 @@ class IterativeCameraHead(nn.Module):
 
     def __init__(self, width: int, config: CameraHeadConfig):
         super().__init__()
+        keep_full_precision(self)
         self.iterations = config.iterations
         self.token_norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.empty_pose = nn.Parameter(torch.zeros(1, 1, self.CODE))

@@ -9,6 +9,7 @@ from flow3r.config import TrackHeadConfig
 from flow3r.nn.attention import Attention
 from flow3r.nn.block import Mlp
 from flow3r.nn.dpt import DptFeatures
+from flow3r.nn.precision import keep_full_precision
 from flow3r.types import Tracks
 
 # VGGT's constants of the tracker's input
@@ -25,7 +26,7 @@ class TrackHead(nn.Module):
         self.config = config
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.dpt = DptFeatures(width, config.features, config.level_channels, config.features, positions=False)
-        self.tracker = Tracker(config)
+        self.tracker = keep_full_precision(Tracker(config))
 
     def forward(self, levels: tuple[Float[Tensor, "B N h w D"], ...], queries: Tensor, size: tuple[int, int]) -> Tracks:
         """Tracks of the queries (B n 2), pixels (x, y) in view 0, from four levels of patch tokens, shallow to deep, of

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flow3r.nn.precision import keep_full_precision
+
 POSITION_RATIO = 0.1  # VGGT: weight of the sine-cosine positions
 
 
@@ -98,7 +100,7 @@ class Dpt(DptFeatures):
     def __init__(self, width: int, features: int, level_channels: tuple[int, int, int, int], hidden: int, outputs: int):
         super().__init__(width, features, level_channels, features // 2)
         self.head = nn.Conv2d(features // 2, hidden, 3, padding=1)
-        self.last = nn.Conv2d(hidden, outputs, 1)
+        self.last = keep_full_precision(nn.Conv2d(hidden, outputs, 1))
 
     def forward(self, levels: tuple[Float[Tensor, "b D h w"], ...], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
         """The dense map at `size` (H, W), in fp32; all but the last layer obeys the ambient autocast."""
