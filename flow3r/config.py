@@ -173,8 +173,21 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """A dataset that a run draws from."""
+
+    dataset: str
+    sequences: int | None = None  # so many, the same for every run; None: all
+    labels: Literal["own", "megasam"] = "own"  # depth and poses: the dataset's, or an optimiser's pseudo labels
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """What a step is made of."""
+    """What a step is made of. Without labelled sources these are procedural worlds."""
+
+    labelled: tuple[SourceConfig, ...] = ()
+    unlabelled: tuple[SourceConfig, ...] = ()
+    labelled_flow: bool = True  # the flow loss on labelled steps too; paper 4.1: on unlabelled ones alone
 
     views: tuple[int, int] = (2, 24)  # paper A.2
     images_per_batch: int = 24  # paper A.2, per device
@@ -196,13 +209,15 @@ class TrainConfig:
     """One run. A stage of a schedule is a run of its own, chained by `init_from` and `trainable`."""
 
     name: str
-    model: ModelConfig
+    model: ModelConfig | VggtConfig
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 100_000  # paper A.2, stage 2
     seed: int = 0
-    init_from: str | None = None  # checkpoint, folder or name that load_model understands
+    init_from: str | None = None  # file, folder, name or hub id of weights; a flow head that they lack stays fresh
+    encoder_from: str | None = None  # file, folder or hub id of a DINOv2 with registers
+    devices: int = 1  # data-parallel processes that the numbers are meant for
     trainable: tuple[str, ...] = ("",)  # prefixes of parameter names; all others are frozen
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 autocast where the device is fast in it
     gradient_checkpointing: bool = False

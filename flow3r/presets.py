@@ -1,5 +1,7 @@
 """Named runs: the paper's, and `nano` for two CPU cores."""
 
+from dataclasses import replace
+
 from flow3r.config import (
     BranchConfig,
     DataConfig,
@@ -9,7 +11,9 @@ from flow3r.config import (
     ModelConfig,
     MultiViewConfig,
     OptimConfig,
+    SourceConfig,
     TrainConfig,
+    VggtConfig,
 )
 
 # Sizes ours: as large as learns in an hour or two on two CPU cores at 64-96 tokens a view.
@@ -21,33 +25,165 @@ NANO_MODEL = ModelConfig(
     tokens=(64, 96),
 )
 
-PRESETS: dict[str, TrainConfig] = {
-    "flow3r": TrainConfig(name="flow3r", model=ModelConfig(), gradient_checkpointing=True),
-    "nano": TrainConfig(
-        name="nano",
-        model=NANO_MODEL,
-        loss=LossConfig(rotation=1.0),  # ours: π³'s 0.1 is for a trunk that knows correspondence already
-        optim=OptimConfig(learning_rate=7e-4, warmup_steps=100, weight_decay=0.02),  # ours
-        data=DataConfig(
-            views=(2, 2),  # pairs teach matching with the fewest images
-            images_per_batch=24,
-            tokens=NANO_MODEL.tokens,
-            aspect=(0.6, 2.4),
-            pairs_per_scene=2,
-            curriculum_steps=2500,
-            small_steps=800,
-        ),
-        steps=4000,
+# Appendix A.1: VGGT without a first view and without tracks, under a factored flow head.
+FLOW3R_VGGT_MODEL = VggtConfig(
+    encoder=EncoderConfig(),
+    multiview=replace(VggtConfig().multiview, first_view=False),
+    track=None,
+    flow=FlowHeadConfig(),
+)
+
+# Appendix A.2: the same heads on 24 layers at 224 x 224. Ours: 24 counts blocks of both kinds, as 36 and 48 do in the
+# paper; the encoder is ViT-L; the heads read as far apart as VGGT's.
+ABLATION_MODEL = replace(
+    FLOW3R_VGGT_MODEL,
+    multiview=replace(FLOW3R_VGGT_MODEL.multiview, depth=24),
+    levels=(2, 5, 8, 11),
+    tokens=(256, 256),
+)
+
+PI3, VGGT, DINOV2 = "yyfz233/Pi3", "facebook/VGGT-1B", "facebook/dinov2-with-registers-large"
+
+# Section 4.2 and appendix A.1: about 34K labelled and 800K unlabelled sequences.
+LABELLED = tuple(
+    SourceConfig(name)
+    for name in (
+        "co3dv2",
+        "habitat",
+        "arkitscenes",
+        "scannet",
+        "scannetpp",
+        "megadepth",
+        "blendedmvs",
+        "staticthings3d",
+        "omniworld",
+        "pointodyssey",
+        "vkitti2",
+    )
+)
+UNLABELLED = tuple(SourceConfig(name) for name in ("kinetics700", "spatialvid", "epic_kitchens"))
+
+LARGE_SCALE = TrainConfig(  # appendix A.1: end to end
+    name="flow3r",
+    model=ModelConfig(),
+    optim=OptimConfig(learning_rate=2e-5),
+    data=DataConfig(LABELLED, UNLABELLED),
+    steps=100_000,
+    init_from=PI3,
+    gradient_checkpointing=True,
+    devices=8,
+)
+ABLATION = TrainConfig(  # appendix A.2; "Adam": no weight decay, and its own betas
+    name="ablation",
+    model=replace(ABLATION_MODEL, flow=None),
+    optim=OptimConfig(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.0),
+    data=DataConfig(tokens=ABLATION_MODEL.tokens, aspect=(1.0, 1.0), labelled_flow=False),
+    steps=160_000,
+    encoder_from=DINOV2,
+    gradient_checkpointing=True,
+    devices=4,
+)
+
+# Table 1: how flow is predicted; None is the baseline without flow.
+VARIANTS = {"3d-sup": None, "flow-projective": "projective", "flow-tracking": "tracking", "flow-factored": "factored"}
+
+
+def _stages(name: str, base: TrainConfig) -> dict[str, TrainConfig]:
+    """Appendix A.1: the flow head alone, on labelled data; then everything, on both."""
+    warmup = replace(
+        base,
+        name=f"{name}-warmup",
+        trainable=("flow_head.",),
+        optim=replace(base.optim, learning_rate=5e-5),
+        data=replace(base.data, unlabelled=()),
+        steps=50_000,
+    )
+    return {warmup.name: warmup, name: replace(base, name=name, init_from=f"runs/{name}-warmup")}
+
+
+def _ablation(
+    name: str, labelled: tuple[SourceConfig, ...], unlabelled: SourceConfig | None, variant: str
+) -> TrainConfig:
+    """A row of Tables 1, 4 and 7."""
+    kind = VARIANTS[variant]
+    return replace(
+        ABLATION,
+        name=name,
+        model=replace(ABLATION_MODEL, flow=FlowHeadConfig(kind=kind) if kind else None),
+        data=replace(ABLATION.data, labelled=labelled, unlabelled=(unlabelled,) if unlabelled else ()),
+    )
+
+
+def _tables_1_4_7() -> list[TrainConfig]:
+    scannetpp, omniworld = SourceConfig("scannetpp", 1_000), SourceConfig("omniworld", 1_000)
+    more, videos = SourceConfig("scannetpp_unlabelled", 1_000), SourceConfig("spatialvid", 3_000)
+    rows = []
+    for variant, kind in VARIANTS.items():
+        rows.append(_ablation(f"table1-static-{variant}", (scannetpp,), more if kind else None, variant))
+        rows.append(_ablation(f"table1-dynamic-{variant}", (omniworld,), videos if kind else None, variant))
+    for thousands in (10, 20):  # the rows of none and of 3K are Table 1's
+        scaled = SourceConfig("spatialvid", 1_000 * thousands)
+        rows.append(_ablation(f"table4-unlabelled-{thousands}k", (omniworld,), scaled, "flow-factored"))
+    rows.append(_ablation("table4-labelled-4k", (SourceConfig("omniworld", 4_000),), None, "3d-sup"))
+    pseudo = SourceConfig("spatialvid", 3_000, labels="megasam")
+    rows.append(_ablation("table7-pseudo-labels", (omniworld, pseudo), None, "3d-sup"))
+    return rows
+
+
+def _table_5(name: str, full: TrainConfig) -> list[TrainConfig]:
+    """The rows below the base model: labelled 3D alone; with flow on labelled data; with unlabelled flow as well."""
+    labelled = replace(full, data=replace(full.data, unlabelled=()))
+    return [
+        replace(labelled, name=f"table5-{name}-3d", model=replace(full.model, flow=None), init_from=BASES[name]),
+        replace(labelled, name=f"table5-{name}-labelled-flow"),
+        replace(full, name=f"table5-{name}-full"),
+    ]
+
+
+BASES = {"pi3": PI3, "vggt": "runs/flow3r-vggt-adapt"}
+FLOW3R = _stages("flow3r", LARGE_SCALE)
+VGGT_ADAPT = replace(  # appendix A.1: VGGT made permutation-equivariant on labelled data; steps and rate ours
+    LARGE_SCALE,
+    name="flow3r-vggt-adapt",
+    model=replace(FLOW3R_VGGT_MODEL, flow=None),
+    data=replace(LARGE_SCALE.data, unlabelled=()),
+    steps=50_000,
+    init_from=VGGT,
+)
+FLOW3R_VGGT = _stages("flow3r-vggt", replace(LARGE_SCALE, model=FLOW3R_VGGT_MODEL, init_from="runs/flow3r-vggt-adapt"))
+NANO = TrainConfig(
+    name="nano",
+    model=NANO_MODEL,
+    loss=LossConfig(rotation=1.0),  # ours: π³'s 0.1 is for a trunk that knows correspondence already
+    optim=OptimConfig(learning_rate=7e-4, warmup_steps=100, weight_decay=0.02),  # ours
+    data=DataConfig(
+        views=(2, 2),  # pairs teach matching with the fewest images
+        images_per_batch=24,
+        tokens=NANO_MODEL.tokens,
+        aspect=(0.6, 2.4),
+        pairs_per_scene=2,
+        curriculum_steps=2500,
+        small_steps=800,
     ),
+    steps=4000,
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "nano": NANO,
+    **FLOW3R,
+    VGGT_ADAPT.name: VGGT_ADAPT,
+    **FLOW3R_VGGT,
+    **{run.name: run for run in _tables_1_4_7()},
+    **{run.name: run for run in (*_table_5("pi3", FLOW3R["flow3r"]), *_table_5("vggt", FLOW3R_VGGT["flow3r-vggt"]))},
 }
 
 
-def adaptation(model: ModelConfig, init_from: str) -> TrainConfig:
+def adaptation(model: ModelConfig | VggtConfig, init_from: str) -> TrainConfig:
     """Fine-tuning of `init_from` on one's own clips, beside procedural worlds as labelled anchor."""
     return TrainConfig(
         name="adapt",
         model=model,
-        loss=PRESETS["nano"].loss,
+        loss=NANO.loss,
         optim=OptimConfig(learning_rate=4e-4, warmup_steps=20, weight_decay=0.02),  # ours: docs/results.md
         data=DataConfig(
             views=(2, 4),

@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flow3r.config import TrainConfig
+from flow3r.config import DataConfig, ModelConfig, TrainConfig
 from flow3r.data.mixture import ClipSource, iterate_batches, stream
 from flow3r.draw import training_picture
 from flow3r.errors import TrainingError
 from flow3r.files import atomic_path, write_text
 from flow3r.losses.objective import pi3_objective
-from flow3r.model.checkpoints import load_model, save_model
-from flow3r.model.flow3r import Flow3r
+from flow3r.model.checkpoints import MODEL_OF, Model, initialise_from, load_encoder, save_model
 from flow3r.nn.memory import Memory
 from flow3r.nn.precision import fast_dtype
 from flow3r.train.checkpoint import config_as_json, load_checkpoint, save_checkpoint
@@ -28,7 +27,7 @@ from flow3r.types import Views
 class TrainResult:
     """A finished run: its model (in evaluation mode), where its weights lie, and how far it went."""
 
-    model: Flow3r
+    model: Model
     weights: Path
     steps: int
     seconds: float
@@ -50,9 +49,10 @@ def train(
     early by wall time, with the learning rate decayed to match. `on_step(step, loss)` is called after each step. Writes
     `config.json`, `checkpoint.pt`, `log.jsonl` and `model.safetensors`.
 
-    Raises TrainingError on a non-finite loss or gradient norm, after saving the batch beside the checkpoint, and on a
-    checkpoint of another configuration.
+    Raises TrainingError for a preset whose data or objective is not here, on a non-finite loss or gradient norm (after
+    saving the batch beside the checkpoint), and on a checkpoint of another configuration.
     """
+    _check(config)
     out = Path(out)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = initial_model(config).to(device).train()
@@ -72,7 +72,9 @@ def train(
                 group["lr"] = rate
 
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(config, device)):
-                prediction = model(views.images, _pairs(views), intrinsics=views.intrinsics, outputs=_outputs(views))
+                prediction = model(
+                    views.images, _pairs(views, config.data), intrinsics=views.intrinsics, outputs=_outputs(views)
+                )
             generator = stream(config.seed, step, "loss") if device.type == "cpu" else None
             objective = pi3_objective(prediction, views, config.loss, generator)
             objective.total.backward()
@@ -104,18 +106,18 @@ def train(
     return TrainResult(model.eval(), weights, done, time.monotonic() - begin)
 
 
-def initial_model(config: TrainConfig) -> Flow3r:
-    """The model that a run starts from: `init_from` where given, else freshly initialised from the run's seed."""
+def initial_model(config: TrainConfig) -> Model:
+    """The model that a run starts from: initialised from the run's seed, then filled with the weights that it names.
+
+    Raises CheckpointError where these do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = MODEL_OF[type(config.model)](config.model)
+    if config.encoder_from is not None:
+        load_encoder(model, config.encoder_from)
     if config.init_from is not None:
-        model = load_model(config.init_from)
-        if model.config != config.model:
-            raise TrainingError(
-                f"{config.init_from}: its sizes differ from those of preset {config.name!r}; use its preset"
-            )
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = Flow3r(config.model)
+        initialise_from(model, config.init_from)
     model.memory = Memory(recompute=config.gradient_checkpointing)
     return model
 
@@ -127,8 +129,20 @@ def uses_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     return fast_dtype(device) == torch.bfloat16
 
 
-def _pairs(views: Views) -> Tensor | None:
-    return None if views.flow is None else views.flow.pairs
+def _check(config: TrainConfig) -> None:
+    named = ", ".join(sorted({source.dataset for source in (*config.data.labelled, *config.data.unlabelled)}))
+    if named:
+        raise TrainingError(
+            f"preset {config.name!r} is trained on {named}, for which there is no reader yet; expected a preset of "
+            "procedural worlds, with a label store for unlabelled video (--labels)"
+        )
+    if not isinstance(config.model, ModelConfig):
+        raise TrainingError(f"preset {config.name!r} is of VGGT's family, for which there is no objective yet")
+
+
+def _pairs(views: Views, data: DataConfig) -> Tensor | None:
+    unwanted = views.flow is None or (views.labelled and not data.labelled_flow)
+    return None if unwanted else views.flow.pairs
 
 
 def _outputs(views: Views) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_model import TINY
+from tiny_model import TINY, TINY_VGGT
 
-from flow3r.config import DataConfig, OptimConfig, TrainConfig
+from flow3r.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
 from flow3r.data.mixture import draw_pairs
 from flow3r.errors import CheckpointError, TrainingError
 from flow3r.model.checkpoints import load_model, save_model
@@ -108,13 +108,14 @@ def test_non_finite_loss_stops_and_keeps_the_batch(tmp_path):
     class Poison(ShiftedClips):
         def draw(self, *arguments) -> Views:
             views = super().draw(*arguments)
-            return dataclasses.replace(views, images=views.images * torch.nan)
+            flow = dataclasses.replace(views.flow, displacement=views.flow.displacement * torch.nan)
+            return dataclasses.replace(views, flow=flow)
 
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0))
     with pytest.raises(TrainingError, match="step 0: loss nan"):
         train(config, tmp_path, clips=Poison(), quiet=True)
     batch = torch.load(tmp_path / "non_finite_step_0.pt", weights_only=True)
-    assert batch["images"].isnan().all() and batch["flow.displacement"].shape[-1] == 2
+    assert batch["flow.displacement"].isnan().all() and batch["images"].ndim == 5
 
 
 def test_time_bounds_a_run_and_leaves_it_complete(tmp_path):
@@ -140,8 +141,25 @@ def test_sizes_of_the_start_must_fit_the_preset(tmp_path):
     save_model(Flow3r(TINY), tmp_path / "start.safetensors")
     other = dataclasses.replace(TINY, branch=dataclasses.replace(TINY.branch, camera_width=20))
     config = dataclasses.replace(CONFIG, model=other, init_from=str(tmp_path / "start.safetensors"))
-    with pytest.raises(TrainingError, match="its sizes differ"):
+    with pytest.raises(CheckpointError, match="its sizes differ"):
         train(config, tmp_path / "run", quiet=True)
+
+
+def test_presets_whose_data_or_objective_is_not_here_say_so_before_anything_is_written(tmp_path):
+    named = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, labelled=(SourceConfig("scannetpp"),)))
+    with pytest.raises(TrainingError, match="trained on scannetpp, for which there is no reader yet"):
+        train(named, tmp_path / "run", quiet=True)
+    with pytest.raises(TrainingError, match="VGGT's family, for which there is no objective yet"):
+        train(dataclasses.replace(CONFIG, model=TINY_VGGT), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_flow_on_labelled_data_can_be_left_out(tmp_path):
+    for wanted in (True, False):
+        data = dataclasses.replace(CONFIG.data, labelled_flow=wanted)
+        train(dataclasses.replace(CONFIG, steps=1, data=data), tmp_path / str(wanted), quiet=True)
+        logged = {name for record in records(tmp_path / str(wanted)) for name in record}
+        assert ("labelled/flow" in logged) == wanted and "labelled/points" in logged
 
 
 def test_initial_weights_depend_on_the_seed_alone():
