@@ -1,6 +1,32 @@
-"""Names of the public Flow3r checkpoint from ours: written from its description, apart from the code that reads it."""
+"""Names of the public Flow3r checkpoint from ours: written from its description, apart from the code that reads it.
 
+And small models of public form: public layouts say nothing of heads, which follow from a head width that all parts
+share; and have no key for a projection between encoder and multi-view transformer, so that both are of one width.
+"""
+
+import dataclasses
 import re
+
+from tiny_model import TINY, TINY_REFERENCE
+
+from flow3r.config import CameraHeadConfig, FlowHeadConfig, ModelConfig, TrackHeadConfig, VggtConfig
+
+PUBLIC = ModelConfig(
+    dataclasses.replace(TINY.encoder, width=32, heads=4),
+    dataclasses.replace(TINY.multiview, heads=4),
+    dataclasses.replace(TINY.branch, heads=5),
+    FlowHeadConfig(features=8, level_channels=(8, 12, 16, 16), output_channels=4),
+)
+PUBLIC_VGGT = VggtConfig(
+    dataclasses.replace(PUBLIC.encoder, mask_token=True),
+    dataclasses.replace(TINY_REFERENCE.multiview, heads=4),
+    levels=(0, 1, 2, 3),
+    camera=CameraHeadConfig(depth=1, heads=4),
+    dense=TINY_REFERENCE.dense,
+    track=TrackHeadConfig(
+        features=16, level_channels=(8, 12, 16, 16), corr_levels=2, hidden=16, depth=1, virtual_tracks=3
+    ),
+)
 
 # Our key -> public key, in order: the inverse of the map that reads checkpoints, written from the public layout.
 INVERSE = (

@@ -40,8 +40,12 @@ PUBLIC_LEVELS, PUBLIC_PAIRS = (4, 11, 17, 23), 24  # VGGT: pairs of blocks that 
 
 def config_as_json(config: Sizes) -> str:
     """The sizes as JSON, with the family of the model that they are of."""
-    family = next(name for name, kind in CONFIG_OF_FAMILY.items() if type(config) is kind)
-    return json.dumps({"family": family, **dataclasses.asdict(config)}, indent=1)
+    return json.dumps({"family": family_of(config), **dataclasses.asdict(config)})
+
+
+def family_of(config: Sizes) -> str:
+    """The name of the family of models that sizes are of."""
+    return next(name for name, kind in CONFIG_OF_FAMILY.items() if type(config) is kind)
 
 
 def config_from_json(text: str) -> Sizes:
@@ -58,13 +62,13 @@ def config_from_json(text: str) -> Sizes:
     return dataclass_from(CONFIG_OF_FAMILY[family], values)
 
 
-def dataclass_from(kind: type, values: Mapping[str, Any], where: str = "") -> Any:
+def dataclass_from(kind: type, values: Any, where: str = "") -> Any:
     """A dataclass from the plain values that `dataclasses.asdict` and JSON make of it, with those within.
 
     Raises ValueError that names keys which it does not have, keys without default that lack, and wrong values.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where or kind.__name__}: expected an object, got {values!r}")
+        raise ValueError(f"{where.rstrip('.') or kind.__name__}: expected an object, got {values!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -73,7 +77,7 @@ def dataclass_from(kind: type, values: Mapping[str, Any], where: str = "") -> An
     try:
         return kind(**{key: _value(hints[key], value, where + key) for key, value in values.items()})
     except TypeError as error:
-        raise ValueError(f"{where or kind.__name__}: {error}") from error
+        raise ValueError(f"{where.rstrip('.') or kind.__name__}: {error}") from error
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -5,23 +5,14 @@ import sys
 
 import pytest
 import torch
-from public_layout import public_key
+from public_layout import PUBLIC, PUBLIC_VGGT, public_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_model import TINY, tiny_images, tiny_model
+from tiny_model import TINY, TINY_REFERENCE, TINY_VGGT, tiny_images, tiny_model
 
-from flow3r.config import FlowHeadConfig, ModelConfig
 from flow3r.errors import CheckpointError
 from flow3r.model.checkpoints import load_model, save_model
-
-# The public layout says nothing of heads: they follow from a head width that all parts share, and there is no key for
-# a projection between encoder and multi-view transformer, so that these are as wide as each other.
-PUBLIC = ModelConfig(
-    dataclasses.replace(TINY.encoder, width=32, heads=4),
-    dataclasses.replace(TINY.multiview, heads=4),
-    dataclasses.replace(TINY.branch, heads=5),
-    FlowHeadConfig(features=8, level_channels=(8, 12, 16, 16), output_channels=4),
-)
+from flow3r.model.layouts import LAYOUTS
 
 
 @pytest.fixture
@@ -52,9 +43,13 @@ def refusal(path) -> str:
     return said
 
 
-@pytest.mark.parametrize("flow", [TINY.flow, None], ids=["flow", "no flow"])
-def test_saved_and_loaded_to_the_bit(tmp_path, flow):
-    model = tiny_model(dataclasses.replace(TINY, flow=flow))
+@pytest.mark.parametrize(
+    "config",
+    [TINY, dataclasses.replace(TINY, flow=None), TINY_VGGT, TINY_REFERENCE],
+    ids=["flow", "no flow", "flow3r-vggt", "vggt"],
+)
+def test_saved_and_loaded_to_the_bit(tmp_path, config):
+    model = tiny_model(config)
     save_model(model, tmp_path / "model.safetensors")
     for name in (tmp_path / "model.safetensors", str(tmp_path)):  # the file, or the folder that holds it
         loaded = load_model(name)
@@ -87,6 +82,32 @@ def test_saving_neither_moves_nor_rounds_the_model(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+def test_a_folder_holds_weights_and_readable_sizes(tmp_path):
+    save_model(tiny_model(TINY_VGGT), tmp_path / "model", notes="made by a test")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    readable = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert readable["config"]["family"] == "vggt" and readable["config"]["multiview"]["depth"] == 8
+    assert readable["notes"] == "made by a test"
+    save_file(load_file(tmp_path / "model" / "model.safetensors"), tmp_path / "model" / "model.safetensors")
+    assert load_model(tmp_path / "model").config == TINY_VGGT  # from the readable sizes
+
+
+def test_the_sizes_inside_the_weights_come_before_another_programs_config(tmp_path):
+    save_model(tiny_model(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"name": "of a training run"}))
+    assert load_model(tmp_path).config == TINY
+
+
+def test_files_from_before_there_were_families_are_of_the_first(saved):
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    sizes = json.loads(metadata["config"])
+    assert sizes.pop("family") == "flow3r"
+    del sizes["encoder"]["mask_token"], sizes["multiview"]["camera_tokens"]  # fields that were added later
+    save_file(load_file(saved), saved, metadata | {"config": json.dumps(sizes)})
+    assert load_model(saved).config == TINY
+
+
 def test_notes_are_kept(tmp_path):
     save_model(tiny_model(), tmp_path / "m.safetensors", notes="made by a test")
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
@@ -101,6 +122,24 @@ def test_the_public_layout_gives_back_the_model_and_its_sizes(tmp_path, suffix):
     loaded = load_model(path)
     assert loaded.config == PUBLIC
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+def test_vggts_layout_gives_back_the_model_and_its_sizes(tmp_path):
+    model = tiny_model(PUBLIC_VGGT)
+    torch.save(LAYOUTS["vggt"].from_ours(model.state_dict()), tmp_path / "model.pt")
+    loaded = load_model(tmp_path)
+    assert loaded.config == PUBLIC_VGGT
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+def test_sizes_that_shapes_do_not_tell_may_be_given(tmp_path):
+    config = dataclasses.replace(PUBLIC_VGGT, camera=dataclasses.replace(PUBLIC_VGGT.camera, heads=2))
+    model = tiny_model(config)
+    save_file(LAYOUTS["vggt"].from_ours(model.state_dict()), tmp_path / "model.safetensors")
+    with torch.no_grad():
+        expected = model(tiny_images()).world_from_camera
+        assert torch.equal(load_model(tmp_path, config=config)(tiny_images()).world_from_camera, expected)
+        assert not torch.equal(load_model(tmp_path)(tiny_images()).world_from_camera, expected)
 
 
 def test_a_pi3_checkpoint_is_a_model_without_a_flow_head(tmp_path):
@@ -152,6 +191,24 @@ def test_no_tensors_at_all(tmp_path):
     refusal(tmp_path / "empty.safetensors")
 
 
+def test_an_encoder_is_no_model(tmp_path):
+    names = {"cls_token": torch.zeros(1), "register_tokens": torch.zeros(1)}
+    save_file(names, tmp_path / "dinov2.safetensors")
+    assert "put it into one with load_encoder" in refusal(tmp_path / "dinov2.safetensors")
+
+
+def test_a_public_file_is_told_its_keys_by_its_own_names(tmp_path):
+    tensors = public_tensors(tiny_model(PUBLIC))
+    del tensors["conf_head.proj.bias"]
+    tensors["decoder.0.attn.rope.weight"] = torch.zeros(1)
+    tensors["camera_head.fc_rot.weight"] = torch.zeros(3, 3)
+    save_file(tensors, tmp_path / "flow3r.safetensors")
+    said = refusal(tmp_path / "flow3r.safetensors")
+    assert "1 missing (first: conf_head.proj.bias)" in said
+    assert "1 unexpected (first: decoder.0.attn.rope.weight)" in said
+    assert "1 mis-shaped (first: camera_head.fc_rot.weight (3, 3) for (9, 24))" in said
+
+
 def test_keys_that_do_not_fit_are_counted_and_named(saved):
     def change(tensors):
         del tensors["encoder.norm.bias"], tensors["point_head.proj.bias"]
@@ -193,12 +250,26 @@ def test_a_truncated_file(tmp_path, suffix, share):
     refusal(path)
 
 
-@pytest.mark.parametrize("change", [{"format": "flow3r-99"}, {"config": "{"}, {"config": "[]"}, {"config": None}])
-def test_metadata_of_another_version(saved, change):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "flow3r-99"}, "format 'flow3r-99'"),
+        ({"config": "{"}, "unreadable"),
+        ({"config": "[]"}, "expected an object, got list"),
+        ({"config": None}, "unreadable"),
+        ({"config": '{"family": "resnet"}'}, "unknown family 'resnet', expected one of flow3r, vggt"),
+        ({"config": '{"encoder": {"width": 24, "wings": 2}}'}, "unknown keys encoder.wings"),
+        ({"config": '{"encoder": {"width": "24"}}'}, "encoder.width is '24', expected int"),
+        ({"config": '{"flow": {"kind": "magic"}}'}, "flow.kind is 'magic'"),
+        ({"config": '{"tokens": [1, 2, 3]}'}, "tokens is [1, 2, 3]"),
+        ({"config": '{"encoder": 3}'}, "encoder: expected an object, got 3"),
+    ],
+)
+def test_metadata_of_another_version(saved, change, said):
     with safe_open(saved, framework="pt") as file:
         metadata = {key: value for key, value in (file.metadata() | change).items() if value is not None}
     save_file(load_file(saved), saved, metadata)
-    refusal(saved)
+    assert said in refusal(saved)
 
 
 def test_sizes_that_no_model_can_have(saved):
