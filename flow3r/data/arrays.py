@@ -35,6 +35,10 @@ class ArraySequence:
         for index in indices:
             yield Frame(image=self.images[index], timestamp=float(index), name=f"image {index}")
 
+    def sizes(self, indices: List[int]) -> list[tuple[int, int]]:
+        """(H, W) of the images at `indices`."""
+        return [self.images[index].shape[:2] for index in indices]
+
 
 def open_frames(source: FrameSource) -> Sequence:
     """The frames of a path, glob, list of paths, Sequence, list of images, or array of images.

@@ -23,7 +23,10 @@ class Frame:
 
 @runtime_checkable
 class Sequence(Protocol):
-    """Ordered frames of one source: a video, a list of images, a scene of a dataset."""
+    """Ordered frames of one source: a video, a list of images, a scene of a dataset.
+
+    It may also have `sizes(indices)`, as `frame_sizes` below, if it knows them without reading whole frames.
+    """
 
     name: str
 
@@ -46,6 +49,13 @@ def check_indices(indices: Iterable[int], length: int) -> list[int]:
     return checked
 
 
+def frame_sizes(sequence: Sequence, indices: Iterable[int]) -> list[tuple[int, int]]:
+    """(H, W) of the upright frames at strictly ascending `indices`; reads them all if the sequence has no `sizes`."""
+    if hasattr(sequence, "sizes"):
+        return sequence.sizes(indices)
+    return [frame.image.shape[:2] for frame in sequence.frames(indices)]
+
+
 @dataclass(frozen=True)
 class Excerpt:
     """The frames start..stop-1 of a sequence as a sequence of their own, such as one shot of a video."""
@@ -66,3 +76,7 @@ class Excerpt:
 
     def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
         return self.whole.frames([self.start + index for index in check_indices(indices, len(self))])
+
+    def sizes(self, indices: Iterable[int]) -> list[tuple[int, int]]:
+        """(H, W) of the frames at `indices`."""
+        return frame_sizes(self.whole, [self.start + index for index in check_indices(indices, len(self))])

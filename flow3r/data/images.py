@@ -3,8 +3,10 @@
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -12,6 +14,7 @@ from jaxtyping import Float, UInt8
 from flow3r.data.frame import Frame, check_indices
 from flow3r.errors import InputError
 
+EXIF_ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the tag, and its values for images that lie on their side
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -43,20 +46,35 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
 
     Raises InputError if the file is missing, unreadable, cut short, or larger than PIL.Image.MAX_IMAGE_PIXELS.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    path = Path(path)
+    with _opened(Path(path)) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            grey = (np.asarray(upright) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.array(upright.convert("RGB"))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of what `read_image` gives, from the header of the file alone. Raises InputError as it does."""
+    with _opened(Path(path)) as image:
+        lies = image.getexif().get(EXIF_ORIENTATION) in LYING
+        return (image.width, image.height) if lies else (image.height, image.width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The PIL image of a file, not yet decoded; whatever is wrong with it, also in decoding, is an InputError."""
+    from PIL import Image
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels is stricter
             image = Image.open(path)
         with image:
             check_pixels(image.height, image.width, path)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                grey = (np.asarray(upright) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.array(upright.convert("RGB"))
+            yield image
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: image too large to decode safely: {error}") from error
     except FileNotFoundError as error:
@@ -87,3 +105,7 @@ class ImageFiles:
         """The frames at strictly ascending `indices`, read one at a time."""
         for index in check_indices(indices, len(self)):
             yield Frame(read_image(self.paths[index]), float(index), self.paths[index].name)
+
+    def sizes(self, indices: Iterable[int]) -> list[tuple[int, int]]:
+        """(H, W) of the upright images at `indices`, from their headers."""
+        return [image_size(self.paths[index]) for index in check_indices(indices, len(self))]

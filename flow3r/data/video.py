@@ -113,6 +113,11 @@ class VideoFile:
                 image = decoder.frame_at(pts, self.index)
                 yield Frame(image, float(pts * self.index.time_base), f"{self.name}_{k:06d}")
 
+    def sizes(self, indices: abc.Iterable[int]) -> list[tuple[int, int]]:
+        """(H, W) of the frames at `indices`: that of the first, since the frames of a video have one size."""
+        wanted = check_indices(indices, len(self))
+        return [frame.image.shape[:2] for frame in self.frames(wanted[:1])] * len(wanted)
+
 
 @dataclass(frozen=True)
 class Survey:
