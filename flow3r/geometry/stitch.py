@@ -4,6 +4,7 @@ Every window is predicted in a world and at a scale of its own. A similarity is 
 target_from_source like a rigid motion, so that products chain and `transform_points` applies it. All in float64.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,10 @@ from flow3r.geometry.align import umeyama, weighted_median_scale
 from flow3r.geometry.se3 import axis_angle_from_rotation, from_parts, nearest_rotation, transform_points
 
 HYPOTHESES = 200  # of three points: with 30 % outliers one in three is clean
-JUDGES = 1000  # correspondences that the hypotheses are judged on
-ITERATIONS = 50
+JUDGES = 1000  # correspondences that the hypotheses are made of and judged on
+ITERATIONS = 20
 BIWEIGHT = 3.04  # Tukey's 4.685 standard deviations in medians of the length of a 3-D normal vector, 1.538
-FIT_POINTS = 8192  # correspondences of an overlap: far more than the seven unknowns need
+FIT_POINTS = 4096  # correspondences of an overlap: far more than the seven unknowns need
 CENTRE_REACH, CENTRE_SHARE = 0.1, 0.1  # ours: centres err by this share of the depth, and weigh as that of the points
 CLOSING_STEPS = 20
 
@@ -92,7 +93,7 @@ def robust_similarity(
         limit = (BIWEIGHT * _median(error, weight)).clamp_min(floor)
         agrees = (1 - (error / limit).square()).clamp_min(0).square()
         last, fit = fit, similarity(*umeyama(source, target, weight * agrees / reach.square()))
-        if torch.allclose(last, fit, rtol=1e-12, atol=1e-12):
+        if torch.allclose(last, fit, rtol=1e-9, atol=1e-12):
             break
     error = (transform_points(fit, source) - target).norm(dim=-1) / reach
     return SimilarityFit(fit, _median(error, weight).item())
@@ -103,17 +104,15 @@ def _consensus(
 ) -> Float[Tensor, "4 4"]:
     """Of the given similarities and those of random triples the one with the least median residual."""
     generator = torch.Generator().manual_seed(0)
-    candidates = [similarity(*umeyama(source, target))[None]]
+    candidates = [similarity(*umeyama(source, target))[None]] + ([] if starts is None else [starts.double()])
+    judges = torch.randperm(len(source), generator=generator)[:JUDGES].to(source.device)
+    source, target, weight, reach = source[judges], target[judges], weight[judges], reach[judges]
     if len(source) > 3:
         triples = torch.multinomial(weight.cpu().expand(HYPOTHESES, -1), 3, generator=generator).to(source.device)
         candidates.append(similarity(*umeyama(source[triples], target[triples])))
-    if starts is not None:
-        candidates.append(starts.double())
     candidates = torch.cat(candidates)
-    judges = torch.randperm(len(source), generator=generator)[:JUDGES].to(source.device)
-    judged = source[judges].expand(len(candidates), -1, 3)
-    error = (transform_points(candidates, judged) - target[judges]).norm(dim=-1) / reach[judges]
-    return candidates[_median(error, weight[judges].expand_as(error)).argmin()]
+    error = (transform_points(candidates, source.expand(len(candidates), -1, 3)) - target).norm(dim=-1) / reach
+    return candidates[_median(error, weight.expand_as(error)).argmin()]
 
 
 def _median(values: Float[Tensor, "*b n"], weight: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
@@ -125,7 +124,8 @@ def overlap_similarity(source: PosedPoints, target: PosedPoints) -> SimilarityFi
 
     Started from the overlapping cameras (rotation and centre) with the weighted median of depth ratios as scale;
     fitted to the confident pixels of both and the camera centres. One frame is enough. Where no pixel has weight in
-    both, all pixels in front of both cameras count alike.
+    both, all pixels in front of both cameras count alike; where there are none, the cameras alone decide and the
+    residual is infinite.
     """
     depth, target_depth = source.local_points[..., 2], target.local_points[..., 2]
     front = (depth > 0) & (target_depth > 0)
@@ -144,6 +144,8 @@ def overlap_similarity(source: PosedPoints, target: PosedPoints) -> SimilarityFi
 
     generator = torch.Generator().manual_seed(0)
     chosen = front.flatten().nonzero()[:, 0]
+    if not len(chosen):
+        return SimilarityFit(starts[-1], float("inf"))
     chosen = chosen[torch.randperm(len(chosen), generator=generator)[:FIT_POINTS].to(chosen.device)]
     points, target_points = (_in_world(side, chosen) for side in (source, target))
     weight, reach = weight.flatten()[chosen], target_depth.flatten()[chosen].double()
@@ -164,12 +166,24 @@ def _in_world(side: PosedPoints, chosen: Int[Tensor, "n"]) -> Float[Tensor, "n 3
     return (pose[:, :3, :3] @ local[..., None])[..., 0] + pose[:, :3, 3]
 
 
-def chain(steps: Float[Tensor, "n 4 4"]) -> Float[Tensor, "n+1 4 4"]:
-    """first_from_window of n + 1 windows, from each one's similarity into the one before it."""
-    placed = [torch.eye(4, dtype=steps.dtype, device=steps.device)]
+def chain(steps: Iterable[Float[Tensor, "4 4"]]) -> Float[Tensor, "n 4 4"]:
+    """first_from_window of all windows, from the similarities of the second and later ones into the one before."""
+    placed = [torch.eye(4, dtype=torch.float64)]
     for step in steps:
-        placed.append(placed[-1] @ step)
+        placed.append(placed[-1] @ step.double())
     return torch.stack(placed)
+
+
+def blend(similarities: Float[Tensor, "n 4 4"], at: Float[Tensor, "m"]) -> Float[Tensor, "m 4 4"]:
+    """Similarities between neighbours of a sequence, `at` fractional indices 0 ... n - 1: as if linear in between.
+
+    For neighbours that are turned by little against each other, as the corrections of neighbouring windows are.
+    """
+    below = at.floor().long().clamp(0, len(similarities) - 1)
+    above = (below + 1).clamp_max(len(similarities) - 1)
+    mixed = torch.lerp(similarities[below], similarities[above], (at - below)[:, None, None].to(similarities.dtype))
+    scale, rotation, translation = similarity_parts(mixed)
+    return similarity(scale, nearest_rotation(rotation), translation)
 
 
 def close_loops(
@@ -180,7 +194,8 @@ def close_loops(
     The pose graph has an edge between neighbours, as they are placed, and one per loop: `pairs` of windows and the
     similarity that was measured between them. It minimises the squared log-similarities (rotation in radians,
     translation in typical steps between neighbours, log-scale) that the edges are off by, loops with Cauchy weights at
-    their median so that a false one does not pull for long. The first window stays where it is.
+    their median so that a false one does not pull for long. The first window stays where it is. The origin of a window
+    is to be one of its cameras.
     """
     count = len(world_from_window)
     placed = world_from_window.double()
@@ -190,7 +205,6 @@ def close_loops(
     first = torch.cat([torch.arange(count - 1), pairs[:, 0].cpu()])
     second = torch.cat([torch.arange(1, count), pairs[:, 1].cpu()])
     measured = torch.cat([torch.linalg.inv(placed[:-1]) @ placed[1:], first_from_second.double()])
-    # The first camera of every window is its origin, so that the steps between origins measure the walk.
     step = (placed[1:, :3, 3] - placed[:-1, :3, 3]).norm(dim=-1).median()
     unit = torch.where(step > 0, step, 1.0)
     weight = torch.ones(len(first), dtype=torch.float64)

@@ -16,6 +16,7 @@ from flow3r.geometry.se3 import (
 )
 from flow3r.geometry.stitch import (
     PosedPoints,
+    blend,
     chain,
     close_loops,
     move_cameras,
@@ -244,6 +245,15 @@ def test_closing_does_not_depend_on_the_units_of_the_world_or_of_the_windows():
     own = torch.diag_embed(torch.cat([torch.rand(24, 1).expand(24, 3) + 0.5, torch.ones(24, 1)], dim=1)).double()
     in_own = torch.linalg.inv(own[pairs[:, 0]]) @ measured @ own[pairs[:, 1]]
     torch.testing.assert_close(close_loops(drifted @ own, pairs, in_own), closed @ own)
+
+
+def test_a_blend_goes_through_its_similarities_and_evenly_from_each_to_the_next():
+    given = ring()[:4]
+    torch.testing.assert_close(blend(given, torch.tensor([0.0, 3.0, 1.0])), given[[0, 3, 1]])
+    (between,) = blend(given, torch.tensor([1.5]))
+    for side in (1, 2):
+        _, turn, _ = similarity_parts(invert_similarity(given[side]) @ between)
+        torch.testing.assert_close(rotation_angle(turn), torch.tensor(torch.pi / 24).double(), rtol=0.1, atol=0)
 
 
 def test_an_axis_and_its_angle_are_read_back_from_the_rotation():
