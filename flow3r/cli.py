@@ -1,6 +1,7 @@
-"""The command line: label, train, adapt, reconstruct, eval, quickstart."""
+"""The command line: label, train, adapt, reconstruct, plan, eval, quickstart."""
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from flow3r.data.frame import Excerpt, Sequence
 from flow3r.errors import Flow3rError, InputError
 
 PRINT = Console(highlight=False)
+WORK_FOLDER = ".tmp-windows"  # within the output folder, while a long input is reconstructed
 
 
 def label(
@@ -117,37 +119,62 @@ def reconstruct(
     confidence_percentile: float = 0.0,
     max_points: int = 500_000,
     device: str | None = None,
+    views_per_window: int | None = None,
+    overlap: int | None = None,
+    loops: bool = False,
+    memory_gb: float | None = None,
 ) -> None:
-    """Cameras, intrinsics, depth and points of a video or images, in formats that other programs open.
+    """Cameras, intrinsics, depth and points of a video or images of any length, in formats that other programs open.
 
     Args:
         inputs: A video, an image, a folder, a glob, or several images.
         out: Folder to write into.
         model: Name, file or hub id of the model.
         formats: Some of npz, ply, glb, colmap, tum, nerfstudio, html, separated by commas.
-        max_frames: At most this many frames, evenly spread.
+        max_frames: At most this many frames, evenly spread; 0 for all of them.
         shot: Of a video with cuts: "longest", "all" (cuts ignored), or the number of a shot from 1.
         fit: Crop frames to the common grid, or pad them.
         min_confidence: Least confidence in [0, 1] of an exported point.
         confidence_percentile: Share of points, in percent, to leave out, least confident first.
         max_points: Most points to export.
         device: cpu, cuda, ...; by default CUDA where there is one.
+        views_per_window: Frames that the model sees at once; by default what memory holds, at most 64 (flow3r plan).
+        overlap: Frames that a window shares with the next; by default a quarter.
+        loops: Look for places that the path comes back to, and take back the drift between the visits.
+        memory_gb: Memory for the model and a window, instead of most of what is free.
     """
     from flow3r.data.video import open_source
     from flow3r.export import write_reconstruction
     from flow3r.reconstruction import reconstruct as run
 
     source = _one_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
-    result = run(source, model, device=device, fit=fit, max_frames=max_frames)
-    written = write_reconstruction(
-        result,
-        out,
-        formats,
-        source=source,
-        min_confidence=min_confidence,
-        confidence_percentile=confidence_percentile,
-        max_points=max_points,
-    )
+    work = out / WORK_FOLDER  # the frames of long inputs, until all is written
+    try:
+        result = run(
+            source,
+            model,
+            device=device,
+            fit=fit,
+            max_frames=max_frames or None,
+            views_per_window=views_per_window,
+            overlap=overlap,
+            loops=loops,
+            memory_gb=memory_gb,
+            cache=work,
+        )
+        written = write_reconstruction(
+            result,
+            out,
+            formats,
+            source=source,
+            min_confidence=min_confidence,
+            confidence_percentile=confidence_percentile,
+            max_points=max_points,
+        )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    for note in result.notes:
+        PRINT.print(note)
     residual = result.intrinsics_residual
     PRINT.print(
         f"{len(result.names)} frames; raw pointmap against its pinhole: RMS {residual.mean():.2f} px "
@@ -156,6 +183,42 @@ def reconstruct(
     )
     for name, path in written.items():
         PRINT.print(f"  {name:<12} {path}")
+
+
+def plan(
+    inputs: Positional[tuple[str, ...]],
+    model: str = "nano",
+    max_frames: int = 0,
+    device: str | None = None,
+    views_per_window: int | None = None,
+    overlap: int | None = None,
+    memory_gb: float | None = None,
+) -> None:
+    """What `flow3r reconstruct` would do with an input on this device: windows, memory, time. Nothing is run.
+
+    Args:
+        inputs: A video, an image, a folder, a glob, or several images.
+        model: Name of a preset, or name, file or hub id of a model.
+        max_frames: At most this many frames, evenly spread; 0 for all of them.
+        device: cpu, cuda, ...; by default CUDA where there is one.
+        views_per_window: Frames that the model sees at once; by default what memory holds, at most 64.
+        overlap: Frames that a window shares with the next; by default a quarter.
+        memory_gb: Memory for the model and a window, instead of most of what is free.
+    """
+    from flow3r.data.video import open_source
+    from flow3r.reconstruction.forecast import forecast
+
+    source = open_source(inputs[0] if len(inputs) == 1 else list(inputs))
+    lines = forecast(
+        source,
+        model,
+        max_frames=max_frames or None,
+        device=device,
+        views=views_per_window,
+        overlap=overlap,
+        memory_gb=memory_gb,
+    )
+    PRINT.print("\n".join(lines))
 
 
 def _one_shot(source: Sequence, choice: str) -> Sequence:
@@ -239,6 +302,7 @@ COMMANDS = {
     "train": train,
     "adapt": adapt,
     "reconstruct": reconstruct,
+    "plan": plan,
     "eval": evaluate,
     "quickstart": quickstart,
 }

@@ -217,6 +217,9 @@ class CountedSequence:
     def timestamps(self):
         return np.arange(1001) / 25
 
+    def sizes(self, indices):
+        return [(480, 800)] * len(indices)
+
     def frames(self, indices):
         for index in indices:
             image = grey_images([0], (480, 800))[0]

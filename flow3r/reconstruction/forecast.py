@@ -1,0 +1,65 @@
+"""What a reconstruction will do and take, in words, from sizes alone: `flow3r plan`."""
+
+from pathlib import Path
+
+import torch
+
+from flow3r.config import ModelConfig, VggtConfig
+from flow3r.data.arrays import FrameSource, open_frames
+from flow3r.data.frame import frame_sizes
+from flow3r.data.transforms import choose_grid
+from flow3r.model.checkpoints import load_model
+from flow3r.nn.precision import fast_dtype
+from flow3r.presets import PRESETS
+from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows, product_rate
+from flow3r.reconstruction.scene import spread_frames
+
+
+def forecast(
+    source: FrameSource,
+    model: str | Path = "nano",
+    *,
+    max_frames: int | None = None,
+    device: str | torch.device | None = None,
+    views: int | None = None,
+    overlap: int | None = None,
+    memory_gb: float | None = None,
+) -> list[str]:
+    """Lines that say how `reconstruct` would cut `source` into windows, and the memory and time it expects.
+
+    The sizes of `model`, a preset or what load_model understands, are all that is used of it; a few matrix products
+    measure the device. Raises InputError as `reconstruct` does.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = fast_dtype(device)
+    sequence = open_frames(source)
+    config = _sizes(model)
+    indices = spread_frames(len(sequence), max_frames or len(sequence))
+    grid = choose_grid(frame_sizes(sequence, indices), config.tokens)
+    budget = memory_budget(device, memory_gb)
+    plan = plan_windows(config, grid, len(indices), budget, dtype=dtype, views=views, overlap=overlap)
+    seconds = plan.seconds(product_rate(device, dtype))
+    return [
+        f"input      {sequence.name}: {len(indices)} of {len(sequence)} frames, in the model {grid[1]} x {grid[0]}",
+        f"model      {model}, products in {str(dtype).removeprefix('torch.')}",
+        f"windows    {_windows(plan)}",
+        f"memory     {plan.peak_bytes / 1e9:.2f} GB at the peak, of {budget / 1e9:.2f} GB on {device}"
+        + ("" if plan.fits else "; EXPECTED NOT TO FIT: windows will be halved until they do"),
+        f"time       {_duration(seconds)} in the model; reading, joining and writing come on top",
+    ]
+
+
+def _sizes(model: str | Path) -> ModelConfig | VggtConfig:
+    return PRESETS[model].model if model in PRESETS else load_model(model).config
+
+
+def _windows(plan: Plan) -> str:
+    if plan.windows == 1:
+        return f"one, of all {plan.frames} frames"
+    return f"{plan.windows} of {plan.views_per_window} frames, overlapping by at least {plan.overlap}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {seconds:.2g} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"

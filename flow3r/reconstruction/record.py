@@ -1,0 +1,175 @@
+"""What is known of every frame: written window by window, and finished once the windows stand in one world.
+
+Where there are many frames, what has a value per pixel is kept on disk.
+"""
+
+import tempfile
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flow3r.files import FrameStack
+from flow3r.geometry.camera import (
+    centred_intrinsics,
+    focal_from_points,
+    pixel_grid,
+    project,
+    shared_focal_from_points,
+    unproject,
+)
+from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, transform_maps
+from flow3r.geometry.stitch import PosedPoints, move_cameras, similarity_parts
+from flow3r.reconstruction.windows import NEAREST, Window
+
+SHARED_PIXELS = 1_000_000  # that the one pinhole of all frames is solved from; ours: 32 frames of nano whole
+DENSE = {  # shape per pixel, and type
+    "depth": ((), np.float32),
+    "points": ((3,), np.float32),
+    "raw_points": ((3,), np.float32),
+    "confidence": ((), np.float32),
+    "colours": ((3,), np.uint8),
+    "valid": ((), np.bool_),
+}
+
+
+def in_memory(frames: int, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Arrays for what has a value per pixel."""
+    return {name: np.zeros((frames, *grid, *shape), dtype) for name, (shape, dtype) in DENSE.items()}
+
+
+def on_disk(frames: int, grid: tuple[int, int], folder: Path | None) -> dict[str, FrameStack]:
+    """The same as files in `folder`, which stay; without one, in a folder that goes when the last of them is let go."""
+    kept = folder is not None
+    folder = folder if kept else Path(tempfile.mkdtemp(prefix="flow3r-"))
+    stacks = {
+        name: FrameStack.create(folder / f"{name}.npy", (frames, *grid, *shape), dtype)
+        for name, (shape, dtype) in DENSE.items()
+    }
+    if not kept:
+        for stack in stacks.values():
+            weakref.finalize(stack, _remove, stack.path)
+    return stacks
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+@dataclass
+class Record:
+    """The frames so far. Until `finish`, `raw_points` are in each camera's frame, at the scale of its window."""
+
+    dense: dict[str, np.ndarray] | dict[str, FrameStack]
+    windows: list[int] = field(default_factory=list)  # the window that each frame is taken from
+    poses: list[Tensor] = field(default_factory=list)  # in that window's world
+    focals: list[Tensor] = field(default_factory=list)
+    sampled: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # points and weights for the shared pinhole
+
+    def add(self, window: Window, number: int, stop: int) -> None:
+        """Take the frames up to position `stop` (exclusive) from `window`, the `number`-th."""
+        start = len(self.windows)
+        posed = window.posed_points(start, stop)
+        poses = posed.world_from_camera.double()
+        self.poses += from_parts(nearest_rotation(poses[:, :3, :3]), poses[:, :3, 3]).unbind(0)
+        self.windows += [number] * (stop - start)
+        stride, every = self._thinning()
+        for frame, (local, weight) in enumerate(zip(posed.local_points, posed.weight), start):
+            here = frame - window.start
+            valid = torch.from_numpy(window.pixels.valid[here]) & (local[..., 2] > NEAREST)
+            self.dense["raw_points"][frame] = local.numpy()
+            self.dense["confidence"][frame] = window.prediction.confidence[here].numpy()
+            self.dense["colours"][frame] = window.pixels.images[here]
+            self.dense["valid"][frame] = valid.numpy()
+            self.focals.append(focal_from_points(local.double(), weight.double()))
+            if frame % every == 0:
+                self.sampled.append((_thinned(local, stride), _thinned(weight, stride)))
+
+    def posed_points(self, frames: list[int], world_from_window: Float[Tensor, "N 4 4"]) -> PosedPoints:
+        """Some frames in the world, before `finish`; `world_from_window` is of every frame's window."""
+        placed = world_from_window[torch.tensor(frames)]
+        scale, _, _ = similarity_parts(placed)
+        local, confidence, valid = (
+            torch.from_numpy(np.stack([self.dense[name][frame] for frame in frames]))
+            for name in ("raw_points", "confidence", "valid")
+        )
+        poses = move_cameras(placed, torch.stack([self.poses[frame] for frame in frames]))
+        return PosedPoints(scale[:, None, None, None] * local, torch.where(valid, confidence, 0.0), poses)
+
+    def _thinning(self) -> tuple[int, int]:
+        """Of every so many pixels, in both directions, and of every so many frames one serves the shared pinhole."""
+        frames, height, width = self.dense["depth"].shape
+        stride = 1
+        while frames * (height // stride) * (width // stride) > SHARED_PIXELS and stride < min(height, width) // 4:
+            stride += 2
+        return stride, -(-frames * (height // stride) * (width // stride) // SHARED_PIXELS)
+
+    def finish(
+        self, world_from_window: Float[Tensor, "N 4 4"], pinhole: str
+    ) -> dict[str, np.ndarray | FrameStack | str]:
+        """Poses in the first camera's frame, pinholes from the pointmaps, points at their depth on the pinholes' rays.
+
+        `world_from_window` is of every frame's window. Everything is in the units of the first one.
+        """
+        height, width = self.dense["depth"].shape[1:3]
+        scale, _, _ = similarity_parts(world_from_window)
+        poses = move_cameras(world_from_window, torch.stack(self.poses))
+        first = torch.eye(4, dtype=poses.dtype)[None]  # exactly, not to rounding
+        world_from_camera = torch.cat([first, invert(poses[0]) @ poses[1:]])
+
+        stride, _ = self._thinning()
+        focal = torch.stack(self.focals)
+        shared_focal = stride * shared_focal_from_points(*(torch.stack(part).double() for part in zip(*self.sampled)))
+        frame_intrinsics = centred_intrinsics(focal, height, width)
+        shared_intrinsics = centred_intrinsics(shared_focal, height, width)
+        intrinsics = shared_intrinsics.expand_as(frame_intrinsics) if pinhole == "shared" else frame_intrinsics
+        residuals = [
+            self._finish_frame(frame, scale[frame], world_from_camera[frame], intrinsics[frame])
+            for frame in range(len(focal))
+        ]
+        return {
+            "world_from_camera": world_from_camera.numpy(),
+            "intrinsics": intrinsics.numpy().copy(),
+            "frame_intrinsics": frame_intrinsics.numpy(),
+            "shared_intrinsics": shared_intrinsics.numpy(),
+            "intrinsics_residual": torch.stack(residuals).numpy(),
+            "pinhole": pinhole,
+            **self.dense,
+        }
+
+    def _finish_frame(self, frame: int, scale: Tensor, world_from_camera: Tensor, intrinsics: Tensor) -> Tensor:
+        """Bring the pixels of a frame into the world; returns the residual of its pinhole."""
+        local = scale * torch.from_numpy(self.dense["raw_points"][frame]).double()
+        valid = torch.from_numpy(self.dense["valid"][frame])
+        weight = torch.where(valid, torch.from_numpy(self.dense["confidence"][frame]).double(), 0.0)
+        depth = torch.where(valid, local[..., 2], 0.0)
+        points = transform_maps(world_from_camera, unproject(depth, intrinsics))
+        self.dense["depth"][frame] = depth.float().numpy()
+        self.dense["points"][frame] = points.float().numpy()
+        self.dense["raw_points"][frame] = transform_maps(world_from_camera, local).float().numpy()
+        return _residual(local, intrinsics, weight)
+
+
+def _thinned(values: Float[Tensor, "H W *c"], stride: int) -> Float[Tensor, "h w *c"]:
+    """One pixel of every `stride` (odd) in both directions: the centres of the pixels of a coarser, centred image."""
+    for axis, size in enumerate(values.shape[:2]):
+        count = size // stride
+        count -= (size - count * stride) % 2  # as much is left over at either side
+        first = (size - count * stride) // 2 + stride // 2
+        values = values.index_select(axis, first + stride * torch.arange(count))
+    return values
+
+
+def _residual(
+    local: Float[Tensor, "H W 3"], intrinsics: Float[Tensor, "3 3"], weight: Float[Tensor, "H W"]
+) -> Float[Tensor, ""]:
+    """RMS pixels, weighted by confidence, between where raw points project and the centres of their pixels."""
+    error = project(local, intrinsics) - pixel_grid(*weight.shape, dtype=local.dtype)
+    squared = (weight * error.square().sum(-1)).sum()
+    return (squared / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)).sqrt()
