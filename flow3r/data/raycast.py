@@ -283,11 +283,16 @@ def _cones(sight: Sight, units: Tensor) -> Float[Tensor, "V K 6"]:
     return torch.where(absent[..., None], cones.new_tensor([0.0, 0.0, -1.0, 0.0, 0.0, 0.0]), cones)
 
 
+def _inverse(slope: Tensor) -> Tensor:
+    """1 / slope, but finite along a slab, where it decides between never and always by the side of the origin."""
+    return slope.reciprocal().clamp(-1e9, 1e9)
+
+
 def _enter_box(origin: list[Tensor], slope: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Entry into the cube: the last of three slabs to be entered, before the first is left."""
     enter, leave = None, None
     for o, s in zip(origin, slope):
-        inverse = s.reciprocal()
+        inverse = _inverse(s)
         middle, reach = -o * inverse, inverse.abs()
         enter = middle - reach if enter is None else torch.maximum(enter, middle - reach)
         leave = middle + reach if leave is None else torch.minimum(leave, middle + reach)
@@ -311,7 +316,7 @@ def _enter_cylinder(origin: list[Tensor], slope: list[Tensor]) -> tuple[Tensor, 
     nearest_x, nearest_z = ox + foot * sx, oz + foot * sz
     room = 1 - nearest_x * nearest_x - nearest_z * nearest_z
     reach = (room.clamp_min(0) / squared).sqrt()
-    inverse = sy.reciprocal()
+    inverse = _inverse(sy)
     middle, half = -oy * inverse, inverse.abs()
     enter = torch.maximum(foot - reach, middle - half)
     return enter, (room >= 0) & (enter <= torch.minimum(foot + reach, middle + half))

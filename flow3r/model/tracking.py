@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from flow3r.config import TrackHeadConfig
 from flow3r.nn.attention import Attention
 from flow3r.nn.block import Mlp
-from flow3r.nn.dpt import DptFeatures
+from flow3r.nn.dpt import DPT_TOKENS, DptFeatures
+from flow3r.nn.memory import WHOLE, Memory
 from flow3r.nn.precision import keep_full_precision
 from flow3r.types import Tracks
 
@@ -28,7 +29,13 @@ class TrackHead(nn.Module):
         self.dpt = DptFeatures(width, config.features, config.level_channels, config.features, positions=False)
         self.tracker = keep_full_precision(Tracker(config))
 
-    def forward(self, levels: tuple[Float[Tensor, "B N h w D"], ...], queries: Tensor, size: tuple[int, int]) -> Tracks:
+    def forward(
+        self,
+        levels: tuple[Float[Tensor, "B N h w D"], ...],
+        queries: Tensor,
+        size: tuple[int, int],
+        memory: Memory = WHOLE,
+    ) -> Tracks:
         """Tracks of the queries (B n 2), pixels (x, y) in view 0, from four levels of patch tokens, shallow to deep, of
         images of `size` (H, W). The tracker is in fp32, whatever the ambient precision.
 
@@ -37,7 +44,7 @@ class TrackHead(nn.Module):
         """
         self.check(levels, queries, size)
         stride = self.config.stride
-        maps = self.features(levels, size)
+        maps = self.features(levels, size, memory)
         with torch.autocast(maps.device.type, enabled=False):
             # The public model counts pixel centres at integers.
             found, visible, confidence = self.tracker(maps.float(), (queries.float() - 0.5) / stride)
@@ -45,13 +52,16 @@ class TrackHead(nn.Module):
         return Tracks(pixels.transpose(1, 2), visible.transpose(1, 2), confidence.transpose(1, 2))
 
     def features(
-        self, levels: tuple[Float[Tensor, "B N h w D"], ...], size: tuple[int, int]
+        self, levels: tuple[Float[Tensor, "B N h w D"], ...], size: tuple[int, int], memory: Memory = WHOLE
     ) -> Float[Tensor, "B N c H W"]:
         """What the views are matched in, in the ambient precision."""
-        scenes = len(levels[0])
-        normed = tuple(self.norm(level.flatten(0, 1)).movedim(-1, 1) for level in levels)
-        maps = self.dpt(normed, (size[0] // self.config.stride, size[1] // self.config.stride))
-        return maps.unflatten(0, (scenes, -1))
+        wanted = (size[0] // self.config.stride, size[1] // self.config.stride)
+        maps = memory.by_rows(
+            lambda *rows: self.dpt(tuple(self.norm(row).movedim(-1, 1) for row in rows), wanted),
+            *(level.flatten(0, 1) for level in levels),
+            tokens_of_row=DPT_TOKENS * levels[0].shape[2] * levels[0].shape[3],
+        )
+        return maps.unflatten(0, levels[0].shape[:2])
 
     def check(self, levels: tuple[Tensor, ...], queries: Tensor, size: tuple[int, int]) -> None:
         """Refuse what cannot be tracked."""

@@ -18,10 +18,9 @@ from flow3r.model.inputs import OUTPUTS, check_images, check_outputs, check_pair
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.model.tracking import TrackHead
 from flow3r.nn.dinov2 import DinoV2
+from flow3r.nn.dpt import DPT_TOKENS
 from flow3r.nn.memory import WHOLE, Memory
 from flow3r.types import Latents, Prediction, Tracks
-
-DPT_TOKENS = 8  # ours: what a dense head holds of a patch, in tokens of the trunk
 
 
 class Vggt(nn.Module):
@@ -99,7 +98,7 @@ class Vggt(nn.Module):
             raise ValueError("tracks were asked of a model without a track head (config.track is None)")
         self._check(images, None, ())
         size = tuple(images.shape[-2:])
-        return self.track_head(self._patches(self.encode(images), size), queries, size)
+        return self.track_head(self._patches(self.encode(images), size), queries, size, self.memory)
 
     def latents(self, images: Float[Tensor, "B N 3 H W"]) -> Latents:
         """Geometry and camera latents (Eq. 2) as the flow head reads them."""
@@ -125,7 +124,6 @@ class Vggt(nn.Module):
     def _dense(self, head: DenseHead, levels: tuple[Tensor, ...], size: tuple[int, int]) -> Float[Tensor, "B N c H W"]:
         """A dense head on all views, some at a time."""
         flat = [level.flatten(0, 1) for level in self._patches(levels, size)]
-        # A DPT widens what a token holds: counted as so many tokens of the trunk.
         tokens = DPT_TOKENS * flat[0].shape[1] * flat[0].shape[2]
         return self.memory.by_rows(head, *flat, tokens_of_row=tokens).unflatten(0, levels[0].shape[:2])
 

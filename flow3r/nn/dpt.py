@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from flow3r.nn.precision import keep_full_precision
 
+DPT_TOKENS = 8  # ours: what a DPT holds of a patch, in tokens of the transformer before it
 POSITION_RATIO = 0.1  # VGGT: weight of the sine-cosine positions
 
 

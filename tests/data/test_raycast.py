@@ -81,6 +81,16 @@ def test_each_solid_is_met_at_its_surface() -> None:
     assert top == (2.0, FIRST["cylinder"] + 1, 2)  # from above: its cap, towards -y
 
 
+def test_rays_exactly_along_a_face_are_decided_too() -> None:
+    """The slope to that face is zero, of either sign: inside the slab the solid is met, outside it is not."""
+    ahead = (0.0, -1.0, 2.0)
+    for kind in ("box", "cylinder"):
+        for zero in (0.0, -0.0):
+            assert look(stand(kind, (0.5, 0.5, 0.5), ahead), (zero, zero))[0][:2] == (1.5, FIRST[kind] + 1)
+        beside = stand(kind, (0.5, 0.5, 0.5), (0.0, -0.4, 2.0))  # its top is 0.1 m below the eye
+        assert look(beside, (0.0, 0.0)) == [(3.0, 0, 5)]
+
+
 def test_what_is_behind_the_camera_is_not_seen() -> None:
     assert look(stand("box", (0.5, 0.5, 0.5), (0.0, -1.0, -2.0)), (0, 0)) == [(3.0, 0, 5)]
 
