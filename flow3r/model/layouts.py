@@ -165,11 +165,11 @@ class Layout:
         """The public names that one tensor of ours is stored under: one, several parts, or none."""
         if self.rules is None:
             return (ours,)
-        for names, own in self.rules:
-            parts = (names,) if isinstance(names, str) else names
-            found = tuple(renamed for part in parts if (renamed := rename(ours, own, part)) is not None)
-            if found:
-                return found
+        for pattern, own, names in _from_ours(self.rules):
+            if pattern.fullmatch(ours):
+                found = tuple(renamed for part in names if (renamed := rename(ours, own, part)) is not None)
+                if found:
+                    return found
         return ()
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,7 +187,8 @@ class Layout:
 
     def from_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same tensors under public names. Raises CheckpointError for those that the layout has no name for."""
-        nameless = sorted(key for key in tensors if not self.public_names(key))
+        named = {key: self.public_names(key) for key in tensors}
+        nameless = sorted(key for key, names in named.items() if not names)
         if nameless:
             raise CheckpointError(
                 f"the layout {self.name} ({self.title}) has no place for {len(nameless)} tensors "
@@ -197,7 +198,7 @@ class Layout:
             tensors = _fold_class_position(tensors)
         public = {}
         for key, value in tensors.items():
-            names = self.public_names(key)
+            names = named[key]
             parts = (value,) if len(names) == 1 else value.chunk(len(names))
             public |= {name: part.clone() if len(names) > 1 else part for name, part in zip(names, parts, strict=True)}
         return public
@@ -205,12 +206,9 @@ class Layout:
     def _ours(self, key: str) -> tuple[str, int, int] | None:
         if self.rules is None:
             return key, 0, 1
-        for names, own in self.rules:
-            parts = (names,) if isinstance(names, str) else names
-            for index, part in enumerate(parts):
-                renamed = rename(key, part, own)
-                if renamed is not None:
-                    return renamed, index, len(parts)
+        for pattern, part, own, index, count in _from_public(self.rules):
+            if pattern.fullmatch(key) and (renamed := rename(key, part, own)) is not None:
+                return renamed, index, count
         return None
 
 
@@ -276,6 +274,22 @@ def rename(key: str, source: str, target: str) -> str | None:
     rest = found.groups()[-1] if source.endswith("*") else ""
     numbered = _WORD.sub(lambda word: str(int(word[1] or 1) * values[word[2]] + int(word[3] or 0)), target)
     return numbered.removesuffix("*") + rest
+
+
+@lru_cache(maxsize=16)
+def _from_public(rules: Rules) -> tuple[tuple[re.Pattern[str], str, str, int, int], ...]:
+    """Rules by public name: its pattern, itself, our name, and which part of ours it is, of how many."""
+    found = []
+    for names, own in rules:
+        parts = (names,) if isinstance(names, str) else names
+        found += [(_pattern(part)[0], part, own, index, len(parts)) for index, part in enumerate(parts)]
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def _from_ours(rules: Rules) -> tuple[tuple[re.Pattern[str], str, tuple[str, ...]], ...]:
+    """Rules by our name: its pattern, itself, and the public names."""
+    return tuple((_pattern(own)[0], own, (names,) if isinstance(names, str) else names) for names, own in rules)
 
 
 _WORD = re.compile(r"\{(\d*)([a-z])(?:\+(\d+))?\}")
