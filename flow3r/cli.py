@@ -1,8 +1,11 @@
-"""The command line: label, train, adapt, reconstruct, plan, eval, quickstart."""
+"""The command line: label, train, adapt, reconstruct, plan, eval, convert, quickstart."""
 
 import dataclasses
+import functools
+import inspect
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,9 +15,30 @@ from tyro.conf import Positional, arg
 
 from flow3r.data.frame import Excerpt, Sequence
 from flow3r.errors import Flow3rError, InputError
+from flow3r.model.layouts import LayoutName
 
 PRINT = Console(highlight=False)
+ACCEPT_LICENSE = "Accept the licence of public weights that forbids commercial use, once read; it is remembered."
 WORK_FOLDER = ".tmp-windows"  # within the output folder, while a long input is reconstructed
+
+
+def loads_weights(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flag `--accept-license`, which accepts the licences of the public weights that it loads."""
+
+    @functools.wraps(command)
+    def with_licences(*arguments, accept_license: bool = False, **options) -> None:
+        from flow3r.model.licences import accepting_licences
+
+        with accepting_licences(accept_license):
+            command(*arguments, **options)
+
+    said = inspect.signature(command)
+    flag = inspect.Parameter("accept_license", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
+    with_licences.__signature__ = said.replace(parameters=[*said.parameters.values(), flag])
+    with_licences.__annotations__ = command.__annotations__ | {"accept_license": bool}
+    with_licences.__doc__ = f"{command.__doc__.rstrip()}\n        accept_license: {ACCEPT_LICENSE}\n    "
+    del with_licences.__wrapped__  # whose signature has no such flag
+    return with_licences
 
 
 def label(
@@ -37,6 +61,7 @@ def label(
         raise InputError(f"{len(summary.failures)} of {summary.sources} sources could not be labelled, see above")
 
 
+@loads_weights
 def train(
     preset: Positional[str],
     out: Annotated[Path, arg(aliases=["-o"])],
@@ -81,6 +106,7 @@ def train(
     PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
 
 
+@loads_weights
 def adapt(
     videos: Positional[tuple[str, ...]],
     out: Annotated[Path, arg(aliases=["-o"])],
@@ -107,6 +133,7 @@ def adapt(
     PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
 
 
+@loads_weights
 def reconstruct(
     inputs: Positional[tuple[str, ...]],
     out: Annotated[Path, arg(aliases=["-o"])],
@@ -185,6 +212,7 @@ def reconstruct(
         PRINT.print(f"  {name:<12} {path}")
 
 
+@loads_weights
 def plan(
     inputs: Positional[tuple[str, ...]],
     model: str = "nano",
@@ -240,6 +268,7 @@ def _one_shot(source: Sequence, choice: str) -> Sequence:
     return Excerpt(source, start, stop)
 
 
+@loads_weights
 def evaluate(
     benchmark: Positional[Literal["worlds", "folder", "motorcycle"]],
     path: Positional[Path | None] = None,
@@ -278,6 +307,28 @@ def evaluate(
         write_report(out, report)
 
 
+@loads_weights
+def convert(
+    source: Positional[str],
+    target: Positional[Path],
+    to: LayoutName = "ours",
+    drop: tuple[str, ...] = (),
+) -> None:
+    """Write a checkpoint under the parameter names of another layout, to the bit; nothing is lost unless dropped.
+
+    Args:
+        source: File, folder, packaged name or hub id of the weights.
+        target: File to write: .safetensors, or .bin or .pt for a pickled state dict of a public layout.
+        to: Layout to write; that of the source is told by its keys.
+        drop: Parts to leave out, by our names: flow_head, track_head, encoder.mask_token, ...
+    """
+    from flow3r.model.convert import convert as run
+
+    found = run(source, target, to, drop)
+    PRINT.print(f"{source} ({found.title}) -> {target} ({to})")
+
+
+@loads_weights
 def quickstart(
     video: Path | None = None,
     out: Annotated[Path, arg(aliases=["-o"])] = Path("outputs/quickstart"),
@@ -304,6 +355,7 @@ COMMANDS = {
     "reconstruct": reconstruct,
     "plan": plan,
     "eval": evaluate,
+    "convert": convert,
     "quickstart": quickstart,
 }
 

@@ -27,6 +27,9 @@ def run(*arguments: str) -> None:
         (["eval", "folder"], "give a path with 'eval folder'"),
         (["eval", "worlds", "somewhere"], "give a path with 'eval folder'"),
         (["eval", "worlds", "--model", "no_such_model"], "no_such_model: no such file"),
+        (["eval", "worlds", "--model", "yyfz233/Pi3"], "accept them once with --accept-license"),
+        (["convert", "missing.safetensors", "out.safetensors"], "missing.safetensors: no such file"),
+        (["convert", "nano", "out.bin", "--to", "pi3"], "would be lost (first: flow_head."),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_one(arguments, said, tmp_path, monkeypatch, capsys):
@@ -51,6 +54,27 @@ def test_dry_run_prints_the_configuration_with_its_changes(capsys):
     run("train", "nano", "-o", "unused", "--steps", "7", "--lr", "0.5", "--seed", "3", "--dry-run")
     printed = capsys.readouterr().out.replace("\n", "")
     assert "steps=7" in printed and "learning_rate=0.5" in printed and "seed=3" in printed
+
+
+def test_licences_are_accepted_for_one_command(monkeypatch):
+    from flow3r.model import convert, licences
+    from flow3r.model.layouts import LAYOUTS
+
+    seen = []
+
+    def read(*arguments):
+        seen.append(licences._ACCEPTING.get())
+        return LAYOUTS["pi3"]
+
+    monkeypatch.setattr(convert, "convert", read)
+    run("convert", "yyfz233/Pi3", "ours.safetensors", "--accept-license")
+    run("convert", "yyfz233/Pi3", "ours.safetensors")
+    assert seen == [True, False]
+
+
+def test_weights_are_converted(tmp_path, capsys):
+    run("convert", "nano", str(tmp_path / "copy.safetensors"))
+    assert "copy.safetensors (ours)" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_help_names_every_command():
