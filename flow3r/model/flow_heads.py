@@ -9,6 +9,7 @@ returns `Flow`. They differ in what of them they read:
     projective+sceneflow    the same, and a predicted motion of the points
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,14 @@ class PairDecoder(nn.Module):
         height, width = (self.patch * side for side in levels[0].shape[-2:])
         return self.dpt(levels, (height, width)).movedim(1, -1)
 
-    def in_chunks(self, function, pairs: Int[Tensor, "B P 2"], views: int, tokens: int, memory: Memory) -> Tensor:
+    def in_chunks(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        pairs: Int[Tensor, "B P 2"],
+        views: int,
+        tokens: int,
+        memory: Memory,
+    ) -> Tensor:
         """`function(i, j)` of the flat view indices of a few pairs at a time, together as (B, P, ...)."""
         first_view = views * torch.arange(len(pairs), device=pairs.device)[:, None]
         chunk = min(self.pairs_per_chunk, memory.rows(pairs[..., 0].numel(), tokens))
@@ -201,6 +209,7 @@ class ProjectiveFlow(nn.Module):
 
     def __init__(self, widths: LatentWidths, config: FlowHeadConfig, patch: int):
         super().__init__()
+        self.pairs_per_chunk = config.pairs_per_chunk
 
     def forward(
         self,
@@ -211,7 +220,7 @@ class ProjectiveFlow(nn.Module):
         memory: Memory = WHOLE,
     ) -> Flow:
         """Flow of the given pairs (source i, target j) at the images' resolution, from the decoded geometry alone."""
-        return _projected(prediction, pairs, intrinsics, motion=None)
+        return _projected(prediction, pairs, intrinsics, None, self.pairs_per_chunk)
 
 
 class ProjectiveSceneFlow(nn.Module):
@@ -236,7 +245,8 @@ class ProjectiveSceneFlow(nn.Module):
         memory: Memory = WHOLE,
     ) -> Flow:
         """Flow of the given pairs (source i, target j) at the images' resolution."""
-        return _projected(prediction, pairs, intrinsics, self.motion.predict(latents, pairs, memory))
+        motion = self.motion.predict(latents, pairs, memory)
+        return _projected(prediction, pairs, intrinsics, motion, self.motion.pairs_per_chunk)
 
 
 FlowHead = FactoredFlow | TrackingFlow | ProjectiveFlow | ProjectiveSceneFlow
@@ -261,24 +271,29 @@ def _projected(
     pairs: Int[Tensor, "B P 2"],
     intrinsics: Float[Tensor, "B N 3 3"] | None,
     motion: Float[Tensor, "B P H W 3"] | None,
+    pairs_per_chunk: int,
 ) -> Flow:
-    """Eq. 5 in fp32. Points near, behind or far beside the target camera get a bounded flow and no wild gradient."""
+    """Eq. 5 in fp32, a few pairs at a time. Points near, behind or far beside the target camera get a bounded flow and
+    no wild gradient."""
     with torch.autocast(pairs.device.type, enabled=False):
-        local = prediction.local_points.float()
+        local, world = prediction.local_points.float(), prediction.world_points.float()
         if intrinsics is None:
             intrinsics = prediction.intrinsics
         if intrinsics is None:
             intrinsics = centred_intrinsics(least_squares_focal_from_points(local), *local.shape[2:4])
-        scene = torch.arange(len(pairs), device=pairs.device)[:, None]
-        i, j = pairs.unbind(-1)
-        points = prediction.world_points.float()[scene, i]
-        if motion is not None:
-            points = points + motion
+        camera_from_world = invert(prediction.world_from_camera.float())
         # Projection does not know scale: at a mean depth of 1 one near plane fits all.
-        unit = local[scene, i][..., 2].detach().mean((-2, -1)).clamp_min(1e-6)[..., None, None, None]
-        in_target = transform_maps(invert(prediction.world_from_camera.float())[scene, j], points) / unit
-        pixels = project(in_target, intrinsics.float()[scene, j], NEAREST)
-    height, width = pixels.shape[2:4]
-    grid, size = pixel_grid(height, width, pixels.device), pixels.new_tensor([width, height])
-    bounded = pixels.clamp((0.5 - FARTHEST) * size, (0.5 + FARTHEST) * size)
-    return Flow(pairs, bounded - grid, covisible=None)
+        unit = local[..., 2].detach().mean((-2, -1)).clamp_min(1e-6)[..., None, None, None]
+        scene = torch.arange(len(pairs), device=pairs.device)[:, None]
+        grid = pixel_grid(*local.shape[2:4], local.device)
+        size = grid.new_tensor([local.shape[3], local.shape[2]])
+        low, high = (0.5 - FARTHEST) * size, (0.5 + FARTHEST) * size
+        chunks = []
+        for start in range(0, pairs.shape[1], pairs_per_chunk):
+            some = slice(start, start + pairs_per_chunk)
+            i, j = pairs[:, some].unbind(-1)
+            points = world[scene, i] if motion is None else world[scene, i] + motion[:, some]
+            in_target = transform_maps(camera_from_world[scene, j], points) / unit[scene, i]
+            pixels = project(in_target, intrinsics.float()[scene, j], NEAREST)
+            chunks.append(pixels.clamp(low, high) - grid)
+    return Flow(pairs, torch.cat(chunks, dim=1), covisible=None)

@@ -135,6 +135,18 @@ def test_the_recovered_pinhole_has_a_gradient_that_many_points_share():
     assert (local.grad[0, 1].abs().amax(-1) > 0).float().mean() > 0.9  # of the target's view, whose pinhole it is
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_pairs_in_chunks_are_pairs_at_once(kind):
+    pairs, images = torch.tensor([[[0, 1], [2, 0], [1, 1], [1, 2], [2, 1]]]), tiny_images()
+    flows = []
+    for chunk in (1, 3, 100):
+        flow = dataclasses.replace(TINY.flow, kind=kind, pairs_per_chunk=chunk)
+        flows.append(tiny_model(dataclasses.replace(TINY, flow=flow))(images, pairs, outputs=()).flow.displacement)
+    for other in flows[1:]:
+        torch.testing.assert_close(other, flows[0], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["flow3r", "flow3r-vggt"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_head_works_in_both_families_learns_and_runs_in_bf16(config, kind):
