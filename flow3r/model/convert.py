@@ -54,9 +54,9 @@ def _model(found: Source, layout: Layout, drop: tuple[str, ...]) -> tuple[dict[s
         )
     tensors = _without(found, drop)
     for part in ("flow", "track"):
-        if getattr(config, part, None) and not any(key.startswith(f"{part}_head.") for key in tensors):
+        if f"{part}_head" in drop:
             config = dataclasses.replace(config, **{part: None})
-    if "encoder.mask_token" not in tensors:
+    if "encoder.mask_token" in drop:
         config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, mask_token=False))
     if layout.family != "dinov2":
         check_keys(found, empty_model(config, found.path).state_dict(), tensors)
@@ -97,7 +97,7 @@ def _encoder(found: Source, layout: Layout, drop: tuple[str, ...]) -> dict[str, 
 
 def _without(found: Source, drop: tuple[str, ...]) -> dict[str, Tensor]:
     """The tensors but for the parts that are dropped."""
-    prefixes = tuple(f"{part.rstrip('.')}." for part in drop)
+    prefixes = tuple(f"{part}." for part in drop)
     idle = [part for part, prefix in zip(drop, prefixes) if not any(f"{k}.".startswith(prefix) for k in found.tensors)]
     if idle:
         parts = sorted({key.split(".")[0] for key in found.tensors})

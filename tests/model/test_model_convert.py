@@ -67,6 +67,13 @@ def test_a_flow_head_is_not_lost_unasked(public, tmp_path):
     assert load_model(tmp_path / "pi3.bin").config == PI3
 
 
+def test_a_flow_head_without_weights_stays(tmp_path):
+    config = dataclasses.replace(TINY, flow=dataclasses.replace(TINY.flow, kind="projective"))
+    save_model(tiny_model(config), tmp_path / "ours.safetensors")
+    convert(tmp_path / "ours.safetensors", tmp_path / "copy.safetensors")
+    assert load_model(tmp_path / "copy.safetensors").config == config
+
+
 def test_parts_are_dropped_from_ours_with_their_sizes(public, tmp_path):
     convert(public("vggt"), tmp_path / "ours.safetensors", drop=("track_head", "encoder.mask_token"))
     loaded = load_model(tmp_path / "ours.safetensors")
