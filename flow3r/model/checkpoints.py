@@ -25,6 +25,7 @@ from flow3r.model.sizes import (
 )
 from flow3r.model.sources import CONFIG_FILE, SUFFIXES, Source, check_keys, find_weights, read_source
 from flow3r.model.vggt import Vggt
+from flow3r.nn.rope import RopePrecision
 
 __all__ = ["Start", "find_weights", "initialise_from", "load_encoder", "load_model", "save_model", "start_model"]
 
@@ -42,17 +43,23 @@ def load_model(
     *,
     accept_license: bool = False,
     config: Sizes | None = None,
+    rope_precision: RopePrecision | None = None,
 ) -> Model:
     """A model in evaluation mode and fp32, from a packaged name ("nano"), a file, a folder, or a hub id "owner/name".
 
     Files are ours, or of a public layout that their keys tell: Flow3r, π³ (a model without a flow head) or VGGT; as
     safetensors, or as pickle opened with weights only. `config`: the sizes, should the shapes in a public file not tell
-    them. The licence of a known public checkpoint is shown before its first use, and must be accepted where it forbids
-    commercial use. Raises CheckpointError for a file that is missing, damaged, unsafe, of another layout, whose keys do
-    not fit, or that holds NaN.
+    them. `rope_precision`: matters in bf16 alone, where "rounded" gives the numbers of the public Flow3r and π³ code,
+    "float32" those of VGGT's. The licence of a known public checkpoint is shown before its first use, and must be
+    accepted where it forbids commercial use. Raises CheckpointError for a file that is missing, damaged, unsafe, of
+    another layout, whose keys do not fit, or that holds NaN.
     """
     source = read_source(name_or_path, accept_license)
-    model = empty_model(config or sizes_of(source), source.path)
+    config = config or sizes_of(source)
+    if rope_precision is not None:
+        multiview = dataclasses.replace(config.multiview, rope_precision=rope_precision)
+        config = dataclasses.replace(config, multiview=multiview)
+    model = empty_model(config, source.path)
     check_keys(source, model.state_dict(), source.tensors)
     model.load_state_dict({key: value.float() for key, value in source.tensors.items()}, assign=True)
     return model.to(device).eval()

@@ -142,6 +142,17 @@ def test_sizes_that_shapes_do_not_tell_may_be_given(tmp_path):
         assert not torch.equal(load_model(tmp_path)(tiny_images()).world_from_camera, expected)
 
 
+@torch.no_grad()
+def test_the_public_code_s_rope_in_bf16_is_a_switch(saved):
+    images, results = tiny_images(), {}
+    for precision in (None, "rounded", "float32"):
+        model = load_model(saved, rope_precision=precision)
+        assert model.config.multiview.rope_precision == (precision or "products")
+        with torch.autocast("cpu", torch.bfloat16):
+            results[precision] = model(images).local_points
+    assert not torch.equal(results[None], results["rounded"]) and not torch.equal(results[None], results["float32"])
+
+
 def test_a_pi3_checkpoint_is_a_model_without_a_flow_head(tmp_path):
     tensors = {key: value for key, value in public_tensors(tiny_model(PUBLIC)).items() if "flow_head" not in key}
     save_file(tensors, tmp_path / "pi3.safetensors")
