@@ -5,6 +5,7 @@ import functools
 import inspect
 import shutil
 import sys
+from difflib import get_close_matches
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -92,7 +93,10 @@ def train(
     from flow3r.train.loop import train as run
 
     if preset not in PRESETS:
-        raise InputError(f"no preset is called {preset!r}; expected one of {', '.join(PRESETS)}")
+        nearest = get_close_matches(preset, PRESETS, n=3, cutoff=0.0)
+        raise InputError(
+            f"no preset is called {preset!r}; nearest are {', '.join(nearest)}; all {len(PRESETS)} stand in flow3r/presets.py"
+        )
     config = PRESETS[preset]
     changes = {"steps": steps, "seed": seed}
     config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
@@ -175,6 +179,8 @@ def reconstruct(
     from flow3r.reconstruction import reconstruct as run
 
     source = _one_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; expected a folder to write into, existing or not")
     work = out / WORK_FOLDER  # the frames of long inputs, until all is written
     try:
         result = run(

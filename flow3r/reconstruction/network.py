@@ -48,6 +48,12 @@ class Network:
         return memory.tokens if isinstance(memory, Memory) else None
 
     @property
+    def weights(self) -> torch.dtype:
+        """What its weights are kept in."""
+        first = next(self.module.parameters(), None)
+        return torch.float32 if first is None else first.dtype
+
+    @property
     def bytes(self) -> int:
         """What its weights take."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.module.state_dict().values())

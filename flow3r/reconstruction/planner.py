@@ -15,7 +15,7 @@ from flow3r.reconstruction.windows import check_windows, default_overlap, split
 MOST_VIEWS = 64  # more at once lower the quality of such models: users found 60-75 a window better than 120
 SAFE_SHARE = 0.8  # of the free memory; ours: allocators and kernels take some beside the activations
 # Of the rate of large matrix products that a model reaches; ours, measured: `python -m benchmarks.windows`.
-REACHED_SHARE = 0.5
+REACHED_SHARE = 0.65
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,22 @@ def plan_windows(
     budget_bytes: int,
     *,
     dtype: torch.dtype = torch.float32,
+    weights: torch.dtype = torch.float32,
     chunk_tokens: int | None = None,
     views: int | None = None,
     overlap: int | None = None,
 ) -> Plan:
     """Windows of `views` frames (by default as many as the budget holds, at most 64) for frames on a grid (H, W).
 
-    `config`: the model's sizes, None if they are unknown. `dtype`: of products, weights being float32; `chunk_tokens`:
-    as `Memory.tokens` of the model. `overlap`: by default a quarter of a window. Raises InputError for windows that
-    cannot be joined.
+    `config`: the model's sizes, None if they are unknown. `dtype` and `weights`: of products, and of what is kept;
+    `chunk_tokens`: as `Memory.tokens` of the model. `overlap`: by default a quarter of a window. Raises InputError for
+    windows that cannot be joined.
     """
 
     def peak(count: int) -> int | None:
         if config is None:
             return None
-        return peak_bytes(config, count, *grid, dtype=dtype, chunk_tokens=chunk_tokens, weights=torch.float32)
+        return peak_bytes(config, count, *grid, dtype=dtype, chunk_tokens=chunk_tokens, weights=weights)
 
     if views is None:
         views = min(frames, MOST_VIEWS)

@@ -26,7 +26,7 @@ from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, transform_
 from flow3r.geometry.stitch import PosedPoints, move_cameras, similarity_parts
 from flow3r.reconstruction.windows import NEAREST, Window
 
-SHARED_PIXELS = 1_000_000  # that the one pinhole of all frames is solved from; ours: 32 frames of nano whole
+SHARED_PIXELS = 250_000  # that the one pinhole of all frames is solved from; ours: a thousand times what it needs
 DENSE = {  # shape per pixel, and type
     "depth": ((), np.float32),
     "points": ((3,), np.float32),

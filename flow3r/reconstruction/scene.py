@@ -77,6 +77,7 @@ def reconstruct(
         count,
         memory_budget(network.device, memory_gb, network.bytes),
         dtype=network.dtype,
+        weights=network.weights,
         chunk_tokens=network.chunk_tokens,
         views=views_per_window,
         overlap=overlap,
