@@ -20,7 +20,7 @@ def run(*arguments: str) -> None:
         (["label", "missing.mp4", "-o", "labels"], "1 of 1 sources could not be labelled"),
         (["label", "-o", "labels"], "no video given"),
         (["label", "x.mp4", "-o", "labels", "--teacher", "oracle"], "no teacher is called 'oracle'; expected one of"),
-        (["train", "gigantic", "-o", "run"], "no preset is called 'gigantic'; expected one of flow3r, nano"),
+        (["train", "gigantic", "-o", "run"], "no preset is called 'gigantic'; nearest are "),
         (["train", "nano", "-o", "run", "--labels", "nowhere"], "nowhere"),
         (["adapt", "missing.mp4", "-o", "run"], "missing.mp4"),
         (["reconstruct", "missing.mp4", "-o", "scene"], "missing.mp4"),
