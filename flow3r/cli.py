@@ -5,8 +5,8 @@ import functools
 import inspect
 import shutil
 import sys
-from difflib import get_close_matches
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +95,8 @@ def train(
     if preset not in PRESETS:
         nearest = get_close_matches(preset, PRESETS, n=3, cutoff=0.0)
         raise InputError(
-            f"no preset is called {preset!r}; nearest are {', '.join(nearest)}; all {len(PRESETS)} stand in flow3r/presets.py"
+            f"no preset is called {preset!r}; nearest are {', '.join(nearest)}; all {len(PRESETS)} are in "
+            "flow3r/presets.py"
         )
     config = PRESETS[preset]
     changes = {"steps": steps, "seed": seed}
