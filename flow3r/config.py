@@ -130,8 +130,25 @@ class VggtConfig:
 
 
 @dataclass(frozen=True)
+class VggtLossConfig:
+    """Weights and constants of the terms that VGGT's family alone has (appendix A.1, Eq. 14)."""
+
+    points: float = 1.0  # Eq. 14
+    rotation: float = 1.0  # Eq. 14
+    centres: float = 1.0  # Eq. 14
+    depth: float = 1.0  # Eq. 14
+    centring: float = 0.1  # ours; β of Eq. 14 is not given
+    field_of_view: float = 0.5  # VGGT: half of its rotation's; not in Eq. 14, where nothing teaches it; 0: as printed
+    point_confidence: float = 0.0  # ours: as printed, the confidence of the point head is not taught
+    alignment: Literal["separate", "shared"] = "separate"  # paper; shared: one motion for points, centres, rotations
+    alignment_steps: int = 5  # ours: re-weightings from least squares towards the least sum of distances (Eq. 8)
+    depth_alpha: float = 0.2  # VGGT; α of Eq. 13 is not given
+
+
+@dataclass(frozen=True)
 class LossConfig:
-    """Weights and constants of the objective. A weight of 0 leaves the term out."""
+    """Weights and constants of the objective. A weight of 0 leaves the term out. VGGT's family has `flow` and what
+    belongs to it in common with π³'s, and its own in `vggt`."""
 
     points: float = 1.0  # π³
     normals: float = 1.0  # π³
@@ -144,7 +161,8 @@ class LossConfig:
     edge_threshold: float = 0.03  # π³: relative depth step over 3 x 3 above which normals are not compared
     flow_alpha: float = 0.5  # RoMa
     flow_c: float = 1e-3  # ours; RoMa has 1e-4 in [-1, 1] units
-    scale_points: int = 4096  # π³: pixels per scene of the scale solver, here drawn at random
+    scale_points: int = 4096  # π³: pixels per scene of the scale solver, here drawn at random; ours: of the alignment
+    vggt: VggtLossConfig = VggtLossConfig()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Points, translations and depths come in already normalised and scaled (see `alig
 without any valid element is exactly 0 with a zero gradient.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from flow3r.geometry.align import weighted_median_scale
-from flow3r.geometry.se3 import rotation_angle, safe_norm
+from flow3r.geometry.align import umeyama, weighted_median_scale
+from flow3r.geometry.camera import pixel_grid, project
+from flow3r.geometry.se3 import invert, rotation_angle, safe_norm, transform_maps
 
 SMOOTH_L1_DEGREES = 3.0  # MoGe: width of the quadratic part of the normal loss
 NORMAL_RANGE_DEGREES = (1.0, 90.0)  # MoGe: angles are clamped to this
+NEAR = 1e-3  # ours: in re-weighting by 1 / distance, aligned points closer than this share of the scene weigh alike
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class ScaleAlignment:
 def masked_mean(value: Float[Tensor, "*s"], mask: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
     """The mean over the true entries of `mask`, 0 if there is none; masked-out entries may hold anything finite."""
     return torch.where(mask, value, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+def mean_by_scene(value: Float[Tensor, "B *s"], mask: Bool[Tensor, "B *s"]) -> Float[Tensor, ""]:
+    """The mean over the true entries of each scene, then over the scenes that have any."""
+    value, mask = value.flatten(1), mask.flatten(1)
+    count = mask.sum(1)
+    return masked_mean(torch.where(mask, value, 0.0).sum(1) / count.clamp_min(1), count > 0)
 
 
 def depth_weight(depth: Float[Tensor, "B N H W"], mask: Bool[Tensor, "B N H W"]) -> Float[Tensor, "B N H W"]:
@@ -85,6 +95,53 @@ def _mean_norm(vectors: Tensor, mask: Tensor | None = None) -> Tensor:
     count = norm.shape[1] if mask is None else mask.sum(1).clamp_min(1)
     mean = norm.sum(1) / count
     return torch.where(mean > 1e-8, mean, 1.0)
+
+
+def scene_scale(
+    points: Float[Tensor, "B n 3"], mask: Bool[Tensor, "B n"], centres: Float[Tensor, "B N 3"]
+) -> tuple[Float[Tensor, "B 3"], Float[Tensor, "B"]]:
+    """The centroid of each scene's valid points and their mean distance to it, its scale (appendix A.1), with gradient.
+
+    A scene without any valid point is measured by its camera centres; one without any spread has scale 1.
+    """
+    everywhere = torch.ones_like(centres[..., 0], dtype=torch.bool)
+    has_points = mask.any(1)
+    of_points, of_centres = _centroid_and_spread(points, mask), _centroid_and_spread(centres, everywhere)
+    return torch.where(has_points[:, None], of_points[0], of_centres[0]), torch.where(
+        has_points, of_points[1], of_centres[1]
+    )
+
+
+def _centroid_and_spread(points: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    count = mask.sum(1).clamp_min(1)
+    centroid = torch.where(mask[..., None], points, 0.0).sum(1) / count[:, None]
+    distance = torch.where(mask, safe_norm(points - centroid[:, None]), 0.0).sum(1) / count
+    # Coincident points differ from their mean by rounding, which is no spread.
+    rounding = 8 * torch.finfo(points.dtype).eps * safe_norm(centroid).detach()
+    return centroid, torch.where(distance > rounding, distance, 1.0)
+
+
+def align_rigidly(
+    predicted: Float[Tensor, "B n 3"],
+    points: Float[Tensor, "B n 3"],
+    mask: Bool[Tensor, "B n"],
+    steps: int,
+    samples: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"]]:
+    """R*, t* of Eq. 8, argmin Σ ‖R p̂ + t - p‖ on `samples` valid points of each scene, without gradient.
+
+    Least squares (Kabsch), then `steps` times the same weighted by 1 / distance, which lessens the unsquared sum.
+    """
+    with torch.no_grad():
+        chosen = _random_valid(mask, samples, generator)
+        valid = mask.take_along_dim(chosen, dim=1).to(points.dtype)
+        source, target = (x.take_along_dim(chosen[..., None], dim=1) for x in (predicted, points))
+        _, rotation, translation = umeyama(source, target, valid, with_scale=False)
+        for _ in range(steps):
+            distance = safe_norm(source @ rotation.mT + translation[:, None] - target)
+            _, rotation, translation = umeyama(source, target, valid / distance.clamp_min(NEAR), with_scale=False)
+    return rotation, translation
 
 
 def _random_valid(mask: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
@@ -175,6 +232,35 @@ def translation_loss(
     return F.huber_loss(predicted, truth, delta=delta)
 
 
+def centre_loss(predicted: Float[Tensor, "B N 3"], truth: Float[Tensor, "B N 3"]) -> Float[Tensor, ""]:
+    """Mean 1-norm of the difference of camera centres, once aligned (appendix A.1)."""
+    return (predicted - truth).abs().sum(-1).mean()
+
+
+def field_of_view_loss(
+    predicted: Float[Tensor, "B N 3 3"], truth: Float[Tensor, "B N 3 3"], height: int, width: int
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of the fields of view across and down, in radians, of pinholes of images of this size
+    (VGGT); principal points do not count."""
+    size = truth.new_tensor([width, height])
+    views = [2 * torch.atan2(size, 2 * pinhole[..., [0, 1], [0, 1]]) for pinhole in (predicted, truth)]
+    return (views[0] - views[1]).abs().mean()
+
+
+def weighted_by_confidence(
+    errors: Float[Tensor, "B N H W"],
+    logit: Float[Tensor, "B N H W"],
+    mask: Bool[Tensor, "B N H W"],
+    alpha: float,
+) -> Float[Tensor, ""]:
+    """Mean of Σ e - α log Σ, with the confidence Σ = 1 + exp(logit) (Eq. 13, DUSt3R, VGGT).
+
+    Eq. 13 prints one 2-norm over an image of weighted differences, beside a sum of logarithms over its pixels; per
+    pixel, as its text and DUSt3R have it, both grow alike with the size of the image.
+    """
+    return mean_by_scene((1 + logit.exp()) * errors - alpha * F.softplus(logit), mask)
+
+
 def confidence_loss(
     logit: Float[Tensor, "B N H W"],
     errors: Float[Tensor, "B N H W"],
@@ -205,3 +291,24 @@ def flow_loss(
     known = total > 0
     per_pair = torch.where(covisible > 0, covisible * robust, 0.0).sum((-2, -1)) / torch.where(known, total, 1.0)
     return masked_mean(per_pair, known)
+
+
+@torch.no_grad()
+def reprojection(
+    world_points: Float[Tensor, "B N H W 3"],
+    world_from_camera: Float[Tensor, "B N 4 4"],
+    intrinsics: Float[Tensor, "B N 3 3"],
+    valid: Bool[Tensor, "B N H W"] | None,
+) -> Float[Tensor, ""]:
+    """How far from its own pixel a view's world point falls in that view's camera: the median, in pixels.
+
+    A measure, no loss: whether the points and the cameras of a model agree on one world. The image's diagonal is the
+    farthest, and what a point behind the camera counts as.
+    """
+    in_camera = transform_maps(invert(world_from_camera), world_points)
+    pixels = project(in_camera, intrinsics)
+    height, width = pixels.shape[2:4]
+    diagonal = math.hypot(height, width)
+    distance = safe_norm(pixels - pixel_grid(height, width, pixels.device)).clamp_max(diagonal)
+    distance = torch.where(in_camera[..., 2] > 0, distance, diagonal)
+    return distance.median() if valid is None else torch.where(valid, distance, torch.nan).nanmedian().nan_to_num()
