@@ -4,7 +4,6 @@ import itertools
 import pytest
 import torch
 from tiny_model import TINY, gradients, tiny_images, tiny_model
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from flow3r.config import ModelConfig
 from flow3r.geometry.camera import pixel_grid
@@ -181,20 +180,6 @@ def test_inference_first_does_not_spoil_training():
     prediction = model(images, PAIRS)
     score(prediction).backward()
     torch.testing.assert_close(prediction.world_points, first.world_points)
-
-
-def test_nothing_in_the_model_waits_for_the_device():
-    class Syncs(TorchDispatchMode):
-        count = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            self.count += func is torch.ops.aten._local_scalar_dense.default
-            return func(*args, **(kwargs or {}))
-
-    model, images = tiny_model(), tiny_images()
-    with Syncs() as syncs:
-        model(images)
-    assert syncs.count == 0
 
 
 @torch.no_grad()
