@@ -34,9 +34,9 @@ class FrameReader:
         self._first = 0  # position of the first frame whose pixels are kept
         self._kept: list[Fitted] = []
         self.names: list[str] = []
-        self.timestamps: list[float] = []
-        self.sizes: list[tuple[int, int]] = []
-        self.original_from_model: list[np.ndarray] = []
+        self.timestamps = np.zeros(len(indices))
+        self.sizes = np.zeros((len(indices), 2), dtype=np.int64)
+        self.original_from_model = np.zeros((len(indices), 3, 3))
 
     def window(self, start: int, stop: int) -> Pixels:
         """The frames at positions start..stop-1 of `indices`; those before `start` are forgotten.
@@ -62,8 +62,9 @@ class FrameReader:
         if min(height, width) < SMALLEST_SIDE:
             raise InputError(f"{frame.name}: is {height}x{width}; expected at least {SMALLEST_SIDE} on both sides")
         fitted = fit_frame(frame.image, self._grid, self._fit)
+        position = len(self.names)
         self._kept.append(fitted)
         self.names.append(frame.name)
-        self.timestamps.append(frame.timestamp)
-        self.sizes.append((height, width))
-        self.original_from_model.append(np.linalg.inv(fitted.model_from_original))
+        self.timestamps[position] = frame.timestamp
+        self.sizes[position] = height, width
+        self.original_from_model[position] = np.linalg.inv(fitted.model_from_original)

@@ -43,7 +43,7 @@ def correct_drift(
     The correction goes over from window to window, so that no step is left where they meet. At most `views` frames are
     predicted at once.
     """
-    windows = torch.tensor(record.windows)
+    windows = record.windows
     of_frames = world_from_window[windows]
     thumbnails = torch.from_numpy(np.stack([_thumbnail(colours) for colours in record.dense["colours"]]))
     candidates = find_candidates(thumbnails, windows)
@@ -107,7 +107,7 @@ def _prove(
         return None
     # Where the second visit should stand, from where it stands now.
     correction = fits[0].target_from_source @ torch.linalg.inv(fits[1].target_from_source)
-    first, second = record.windows[i], record.windows[j]
+    first, second = int(record.windows[i]), int(record.windows[j])
     return Loop(first, second, torch.linalg.inv(placed[first]) @ correction @ placed[second])
 
 

@@ -5,7 +5,6 @@ Where there are many frames, what has a value per pixel is kept on disk.
 
 import tempfile
 import weakref
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -62,24 +61,28 @@ def _remove(path: Path) -> None:
         path.parent.rmdir()
 
 
-@dataclass
 class Record:
-    """The frames so far. Until `finish`, `raw_points` are in each camera's frame, at the scale of its window."""
+    """The frames so far. Until `finish`, `raw_points` are in each camera's frame, at the scale of its window.
 
-    dense: dict[str, np.ndarray] | dict[str, FrameStack]
-    windows: list[int] = field(default_factory=list)  # the window that each frame is taken from
-    poses: list[Tensor] = field(default_factory=list)  # in that window's world
-    focals: list[Tensor] = field(default_factory=list)
-    sampled: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # points and weights for the shared pinhole
+    What stays is allocated at once: small pieces that outlive the large ones around them would tear up the heap, and
+    memory would grow with the number of frames after all.
+    """
+
+    def __init__(self, dense: dict[str, np.ndarray] | dict[str, FrameStack]):
+        frames = len(dense["depth"])
+        self.dense = dense
+        self.count = 0
+        self.windows = torch.zeros(frames, dtype=torch.long)  # the window that each frame is taken from
+        self.poses = torch.zeros(frames, 4, 4, dtype=torch.float64)  # in that window's world
+        self.focals = torch.zeros(frames, dtype=torch.float64)
 
     def add(self, window: Window, number: int, stop: int) -> None:
         """Take the frames up to position `stop` (exclusive) from `window`, the `number`-th."""
-        start = len(self.windows)
+        start, self.count = self.count, stop
         posed = window.posed_points(start, stop)
         poses = posed.world_from_camera.double()
-        self.poses += from_parts(nearest_rotation(poses[:, :3, :3]), poses[:, :3, 3]).unbind(0)
-        self.windows += [number] * (stop - start)
-        stride, every = self._thinning()
+        self.poses[start:stop] = from_parts(nearest_rotation(poses[:, :3, :3]), poses[:, :3, 3])
+        self.windows[start:stop] = number
         for frame, (local, weight) in enumerate(zip(posed.local_points, posed.weight), start):
             here = frame - window.start
             valid = torch.from_numpy(window.pixels.valid[here]) & (local[..., 2] > NEAREST)
@@ -87,28 +90,36 @@ class Record:
             self.dense["confidence"][frame] = window.prediction.confidence[here].numpy()
             self.dense["colours"][frame] = window.pixels.images[here]
             self.dense["valid"][frame] = valid.numpy()
-            self.focals.append(focal_from_points(local.double(), weight.double()))
-            if frame % every == 0:
-                self.sampled.append((_thinned(local, stride), _thinned(weight, stride)))
+            self.focals[frame] = focal_from_points(local.double(), weight.double())
 
     def posed_points(self, frames: list[int], world_from_window: Float[Tensor, "N 4 4"]) -> PosedPoints:
         """Some frames in the world, before `finish`; `world_from_window` is of every frame's window."""
         placed = world_from_window[torch.tensor(frames)]
         scale, _, _ = similarity_parts(placed)
-        local, confidence, valid = (
-            torch.from_numpy(np.stack([self.dense[name][frame] for frame in frames]))
-            for name in ("raw_points", "confidence", "valid")
-        )
-        poses = move_cameras(placed, torch.stack([self.poses[frame] for frame in frames]))
-        return PosedPoints(scale[:, None, None, None] * local, torch.where(valid, confidence, 0.0), poses)
+        local, weight = zip(*(self._local(frame) for frame in frames))
+        local = scale[:, None, None, None] * torch.stack(local)
+        return PosedPoints(local, torch.stack(weight), move_cameras(placed, self.poses[torch.tensor(frames)]))
 
-    def _thinning(self) -> tuple[int, int]:
-        """Of every so many pixels, in both directions, and of every so many frames one serves the shared pinhole."""
+    def _local(self, frame: int) -> tuple[Float[Tensor, "H W 3"], Float[Tensor, "H W"]]:
+        """A frame's points in its camera's frame, before `finish`, and their confidence, 0 where there is no point."""
+        valid = torch.from_numpy(self.dense["valid"][frame])
+        confidence = torch.from_numpy(self.dense["confidence"][frame])
+        return torch.from_numpy(self.dense["raw_points"][frame]), torch.where(valid, confidence, 0.0)
+
+    def _shared_focal(self) -> Float[Tensor, ""]:
+        """The one focal length of all frames, from a part of their pixels if they are many."""
         frames, height, width = self.dense["depth"].shape
         stride = 1
         while frames * (height // stride) * (width // stride) > SHARED_PIXELS and stride < min(height, width) // 4:
             stride += 2
-        return stride, -(-frames * (height // stride) * (width // stride) // SHARED_PIXELS)
+        every = -(-frames * (height // stride) * (width // stride) // SHARED_PIXELS)
+        chosen = range(0, frames, every)
+        size = _thinned(torch.zeros(height, width), stride).shape
+        points, weight = torch.zeros(len(chosen), *size, 3), torch.zeros(len(chosen), *size)
+        for k, frame in enumerate(chosen):
+            local, confidence = self._local(frame)
+            points[k], weight[k] = _thinned(local, stride), _thinned(confidence, stride)
+        return stride * shared_focal_from_points(points.double(), weight.double())
 
     def finish(
         self, world_from_window: Float[Tensor, "N 4 4"], pinhole: str
@@ -119,36 +130,31 @@ class Record:
         """
         height, width = self.dense["depth"].shape[1:3]
         scale, _, _ = similarity_parts(world_from_window)
-        poses = move_cameras(world_from_window, torch.stack(self.poses))
+        poses = move_cameras(world_from_window, self.poses)
         first = torch.eye(4, dtype=poses.dtype)[None]  # exactly, not to rounding
         world_from_camera = torch.cat([first, invert(poses[0]) @ poses[1:]])
 
-        stride, _ = self._thinning()
-        focal = torch.stack(self.focals)
-        shared_focal = stride * shared_focal_from_points(*(torch.stack(part).double() for part in zip(*self.sampled)))
-        frame_intrinsics = centred_intrinsics(focal, height, width)
-        shared_intrinsics = centred_intrinsics(shared_focal, height, width)
+        frame_intrinsics = centred_intrinsics(self.focals, height, width)
+        shared_intrinsics = centred_intrinsics(self._shared_focal(), height, width)
         intrinsics = shared_intrinsics.expand_as(frame_intrinsics) if pinhole == "shared" else frame_intrinsics
-        residuals = [
-            self._finish_frame(frame, scale[frame], world_from_camera[frame], intrinsics[frame])
-            for frame in range(len(focal))
-        ]
+        residual = torch.zeros_like(self.focals)
+        for frame in range(self.count):
+            residual[frame] = self._finish_frame(frame, scale[frame], world_from_camera[frame], intrinsics[frame])
         return {
             "world_from_camera": world_from_camera.numpy(),
             "intrinsics": intrinsics.numpy().copy(),
             "frame_intrinsics": frame_intrinsics.numpy(),
             "shared_intrinsics": shared_intrinsics.numpy(),
-            "intrinsics_residual": torch.stack(residuals).numpy(),
+            "intrinsics_residual": residual.numpy(),
             "pinhole": pinhole,
             **self.dense,
         }
 
     def _finish_frame(self, frame: int, scale: Tensor, world_from_camera: Tensor, intrinsics: Tensor) -> Tensor:
         """Bring the pixels of a frame into the world; returns the residual of its pinhole."""
-        local = scale * torch.from_numpy(self.dense["raw_points"][frame]).double()
-        valid = torch.from_numpy(self.dense["valid"][frame])
-        weight = torch.where(valid, torch.from_numpy(self.dense["confidence"][frame]).double(), 0.0)
-        depth = torch.where(valid, local[..., 2], 0.0)
+        local, weight = (values.double() for values in self._local(frame))
+        local = scale * local
+        depth = torch.where(torch.from_numpy(self.dense["valid"][frame]), local[..., 2], 0.0)
         points = transform_maps(world_from_camera, unproject(depth, intrinsics))
         self.dense["depth"][frame] = depth.float().numpy()
         self.dense["points"][frame] = points.float().numpy()

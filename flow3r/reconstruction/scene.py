@@ -86,14 +86,14 @@ def reconstruct(
     record, world_from_window = _predict_all(network, reader, plan, loops, cache, journal)
     with journal.timed("geometry"):
         if pinhole == "auto":
-            pinhole = "shared" if len(set(reader.sizes)) == 1 else "per-frame"
+            pinhole = "shared" if (reader.sizes == reader.sizes[0]).all() else "per-frame"
         geometry = record.finish(world_from_window, pinhole)
     return Reconstruction(
         names=tuple(reader.names),
         frame_indices=np.array(indices),
-        timestamps=np.array(reader.timestamps, dtype=np.float64),
-        original_sizes=np.array(reader.sizes),
-        original_from_model=np.stack(reader.original_from_model),
+        timestamps=reader.timestamps,
+        original_sizes=reader.sizes,
+        original_from_model=reader.original_from_model,
         **geometry,
         source=sequence.name,
         model=network.name,
@@ -119,7 +119,7 @@ def _predict_all(
     record.add(before, len(steps), plan.frames)
     placed = chain(steps)
     if not loops or not steps:
-        return record, placed[torch.tensor(record.windows)]
+        return record, placed[record.windows]
     with journal.timed("loops"):
         closed, count = correct_drift(network, record, placed, before.stop - before.start)
     journal.notes.append(f"loops: {count} found and closed")
