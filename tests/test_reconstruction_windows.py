@@ -145,6 +145,19 @@ def test_nan_in_a_later_window_names_the_frame():
         rebuilt(poses, Breaking(poses), views_per_window=8)
 
 
+def test_a_window_that_contradicts_the_one_before_is_told():
+    class Contradicting(Oracle):
+        def forward(self, images, *, outputs):
+            prediction = super().forward(images, outputs=outputs)
+            if len(self.windows) == 2:
+                prediction.local_points[..., 2] *= 1 + torch.rand_like(prediction.local_points[..., 2])
+            return prediction
+
+    poses = stroll(20)
+    found = rebuilt(poses, Contradicting(poses), views_per_window=8)
+    assert "joined poorly at walk_0006 ... walk_0007: half of the points differ by more than" in found.notes[0]
+
+
 @pytest.mark.parametrize(("views", "overlap"), [(1, None), (4, 4), (4, 0), (0, None)])
 def test_windows_that_cannot_be_joined_are_refused(views, overlap):
     poses = stroll(12)
@@ -163,6 +176,7 @@ def test_a_window_without_points_is_placed_by_its_cameras():
     poses = stroll(24)
     found = rebuilt(poses, Blind(poses), views_per_window=8)
     assert np.isfinite(found.world_from_camera).all() and not found.valid[17].any()
+    assert any(note.startswith("joined by cameras alone at walk_00") for note in found.notes)
 
 
 def test_pixels_of_many_windows_are_on_disk_and_go_with_the_result(tmp_path):

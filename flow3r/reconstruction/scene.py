@@ -20,7 +20,7 @@ from flow3r.reconstruction.loops import correct_drift
 from flow3r.reconstruction.network import Network, open_network
 from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows
 from flow3r.reconstruction.record import Record, in_memory, on_disk
-from flow3r.reconstruction.windows import join, predict_windows, seam
+from flow3r.reconstruction.windows import POOR_FIT, describe_poor_fit, join, predict_windows, seam
 from flow3r.types import Reconstruction
 
 
@@ -113,7 +113,10 @@ def _predict_all(
     record = Record(in_memory(plan.frames, plan.grid) if whole else on_disk(plan.frames, plan.grid, cache))
     for number, after in enumerate(windows):
         with journal.timed("join"):
-            steps.append(join(before, after).target_from_source)
+            fit = join(before, after)
+            steps.append(fit.target_from_source)
+            if fit.residual > POOR_FIT:
+                journal.notes.append(describe_poor_fit(before, after, fit))
             record.add(before, number, seam(before, after))
         before = after
     record.add(before, len(steps), plan.frames)

@@ -1,6 +1,7 @@
 """Overlapping windows of a sequence, predicted one after the other; smaller ones where memory runs out."""
 
 import gc
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from flow3r.reconstruction.journal import Journal
 from flow3r.reconstruction.network import Network, WindowPrediction
 
 NEAREST = 1e-6  # points at smaller z are not in front of their camera
+POOR_FIT = 0.15  # median residual relative to depth; ours: joints of nano on worlds have 0.01-0.03
 ALLOCATORS_SAY = ("not enough memory", "can't allocate memory", "out of memory")
 OVERLAP_SHARE, LEAST_OVERLAP = 4, 2  # ours: a quarter of a window, and two cameras to tell scale from motion
 
@@ -120,6 +122,15 @@ def join(before: Window, after: Window) -> SimilarityFit:
     """The similarity from the world of a window into that of the one before it, by the frames that both saw."""
     shared = after.start, before.stop
     return overlap_similarity(after.posed_points(*shared), before.posed_points(*shared))
+
+
+def describe_poor_fit(before: Window, after: Window, fit: SimilarityFit) -> str:
+    """A warning about the place where two windows were joined."""
+    names = after.pixels.names
+    where = f"{names[0]} ... {names[before.stop - after.start - 1]}"
+    if math.isinf(fit.residual):
+        return f"joined by cameras alone at {where}: no point is seen there in front of a camera"
+    return f"joined poorly at {where}: half of the points differ by more than {100 * fit.residual:.0f} % of their depth"
 
 
 def seam(before: Window, after: Window) -> int:
