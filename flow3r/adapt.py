@@ -51,11 +51,14 @@ def adapt(
     """Label `videos` into `out`/labels and fine-tune `model` on them in `out`, by `steps` or by wall time `seconds`.
 
     The last share `held_out` of every shot is kept from training. Started again, the same call goes on where it was
-    stopped. Raises InputError if no video could be labelled, LabelStoreError if no pair of frames passed the gates.
+    stopped. Raises InputError for a model without a flow head or if no video could be labelled, LabelStoreError if no
+    pair of frames passed the gates.
     """
     out = Path(out)
     start = find_weights(model)
     config = adaptation(load_model(start).config, str(start))
+    if config.model.flow is None:
+        raise InputError(f"{start} has no flow head; expected one, since it is flow that footage teaches")
     summary = label(videos, out / "labels", teacher=teacher, tokens=config.model.tokens, progress=not quiet)
     if len(summary.failures) == summary.sources:
         raise InputError(summary.failures[0][1])

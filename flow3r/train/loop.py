@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flow3r.config import DataConfig, ModelConfig, TrainConfig
+from flow3r.config import DataConfig, TrainConfig
 from flow3r.data.mixture import ClipSource, iterate_batches, stream
 from flow3r.draw import training_picture
 from flow3r.errors import TrainingError
 from flow3r.files import atomic_path, write_text
-from flow3r.losses.objective import pi3_objective
+from flow3r.losses.objective import OBJECTIVES
 from flow3r.model.checkpoints import MODEL_OF, Model, initialise_from, load_encoder, save_model
 from flow3r.nn.memory import Memory
 from flow3r.nn.precision import fast_dtype
@@ -49,8 +49,8 @@ def train(
     early by wall time, with the learning rate decayed to match. `on_step(step, loss)` is called after each step. Writes
     `config.json`, `checkpoint.pt`, `log.jsonl` and `model.safetensors`.
 
-    Raises TrainingError for a preset whose data or objective is not here, on a non-finite loss or gradient norm (after
-    saving the batch beside the checkpoint), and on a checkpoint of another configuration.
+    Raises TrainingError for a preset whose data is not here, on a non-finite loss or gradient norm (after saving the
+    batch beside the checkpoint), and on a checkpoint of another configuration.
     """
     _check(config)
     out = Path(out)
@@ -76,7 +76,7 @@ def train(
                     views.images, _pairs(views, config.data), intrinsics=views.intrinsics, outputs=_outputs(views)
                 )
             generator = stream(config.seed, step, "loss") if device.type == "cpu" else None
-            objective = pi3_objective(prediction, views, config.loss, generator)
+            objective = OBJECTIVES[type(config.model)](prediction, views, config.loss, generator)
             objective.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
             _stop_unless_finite(objective.total, norm, views, step, out)
@@ -89,7 +89,7 @@ def train(
                 on_step(done, objective.total.item())
             if done % config.log_every == 0 or done == config.steps:
                 kind = "labelled" if views.labelled else "unlabelled"
-                scalars = {f"{kind}/{name}": term for name, term in objective.terms.items()}
+                scalars = {f"{kind}/{name}": x for name, x in (objective.terms | objective.records).items()}
                 speed = (done - first_step) / (time.monotonic() - begin)
                 log.scalars(done, {"loss": objective.total, "lr": rate, "grad": norm, "steps/s": speed, **scalars})
             if log.draws and done % config.image_every == 0:
@@ -136,8 +136,6 @@ def _check(config: TrainConfig) -> None:
             f"preset {config.name!r} is trained on {named}, for which there is no reader yet; expected a preset of "
             "procedural worlds, with a label store for unlabelled video (--labels)"
         )
-    if not isinstance(config.model, ModelConfig):
-        raise TrainingError(f"preset {config.name!r} is of VGGT's family, for which there is no objective yet")
 
 
 def _pairs(views: Views, data: DataConfig) -> Tensor | None:

@@ -215,6 +215,25 @@ def test_a_shared_alignment_ties_points_and_cameras_together():
     assert terms["points"] < 1e-4 and terms["centres"] > 0.1
 
 
+def test_descent_under_a_shared_alignment_brings_cameras_to_their_points():
+    views = labelled_views()
+    start = turned_about_the_mean(perfect_prediction(views))
+    motion = torch.zeros(B, N, 6, requires_grad=True)
+    search = torch.optim.Adam([motion], lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(search, 1.0, 0.0, 60)
+    records = []
+    for _ in range(60):
+        step = from_parts(rotation_from_axis_angle(motion[..., :3]), motion[..., 3:])
+        prediction = dataclasses.replace(start, world_from_camera=step @ start.world_from_camera)
+        objective = vggt_objective(prediction, views, loss_config(alignment="shared"))
+        search.zero_grad()
+        objective.total.backward()
+        search.step()
+        schedule.step()
+        records.append(objective.records["reprojection"])
+    assert records[0] > 1 and records[-1] < 0.2 * records[0]
+
+
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_labels_decide_the_terms(alignment: str):
     views, config = labelled_views(), loss_config(alignment=alignment)
