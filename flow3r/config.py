@@ -200,6 +200,21 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Changes of colour and sharpness in training, drawn for every view by itself. Ranges are (low, high), all π³'s."""
+
+    brightness: tuple[float, float] = (0.7, 1.3)  # factors
+    contrast: tuple[float, float] = (0.7, 1.3)
+    saturation: tuple[float, float] = (0.7, 1.3)
+    gamma: tuple[float, float] = (0.7, 1.3)  # exponent of intensities in [0, 1]
+    hue: tuple[float, float] = (-0.1, 0.1)  # turns
+    compressed_share: float = 0.5  # of the views
+    quality: tuple[int, int] = (20, 99)  # of JPEG
+    blurred_share: float = 0.5
+    blur_scale: tuple[float, float] = (0.25, 1.0)  # side of the image that is enlarged again; 1: no blur
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What a step is made of. Without labelled sources these are procedural worlds."""
 
@@ -219,6 +234,9 @@ class DataConfig:
     small_steps: int = 0  # first steps, on more and smaller images: from scratch, matching is learnt there first
     small_images: int = 64
     small_tokens: tuple[int, int] = (25, 42)
+    augment: bool = True  # π³: always
+    augmentation: AugmentConfig = AugmentConfig()
+    bad_sample_budget: float = 0.01  # ours: share of scenes that cannot be read, beyond which a run stops
     workers: int = 1
 
 

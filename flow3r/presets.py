@@ -164,6 +164,7 @@ NANO = TrainConfig(
         pairs_per_scene=2,
         curriculum_steps=2500,
         small_steps=800,
+        augment=False,  # ours: worlds draw their colours at random, and the steps are few
     ),
     steps=4000,
 )
@@ -192,6 +193,7 @@ def adaptation(model: ModelConfig | VggtConfig, init_from: str) -> TrainConfig:
             aspect=(0.6, 2.4),
             pairs_per_scene=3,
             unlabelled_share=0.75,  # ours: most steps on the footage, enough on worlds not to forget
+            augment=False,  # ours: few steps, all on one camera's and codec's images
         ),
         steps=2000,
         init_from=init_from,
