@@ -212,3 +212,13 @@ def test_memory_does_not_grow_with_the_length_of_the_video():
     short, long = peak(16), peak(48)
     frame = SIZE[0] * SIZE[1] * (4 + 12 + 12 + 4 + 3 + 1)
     assert long - short < 0.2 * 32 * frame
+
+
+def test_the_shared_pinhole_is_found_from_a_part_of_the_pixels_of_many_frames(monkeypatch):
+    poses = stroll(30)
+    whole = rebuilt(poses, Oracle(poses, noise=0.01))
+    monkeypatch.setattr("flow3r.reconstruction.record.FRAME_PIXELS", 500)
+    monkeypatch.setattr("flow3r.reconstruction.record.SHARED_PIXELS", 4000)
+    for views in (30, 8):
+        part = rebuilt(poses, Oracle(poses, noise=0.01), views_per_window=views)
+        np.testing.assert_allclose(part.shared_intrinsics, whole.shared_intrinsics, rtol=5e-3)

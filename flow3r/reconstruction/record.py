@@ -25,7 +25,8 @@ from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, transform_
 from flow3r.geometry.stitch import PosedPoints, move_cameras, similarity_parts
 from flow3r.reconstruction.windows import NEAREST, Window
 
-SHARED_PIXELS = 250_000  # that the one pinhole of all frames is solved from; ours: a thousand times what it needs
+# Pixels that the one pinhole of all frames is solved from, of a frame and of all; ours: 32 frames of nano whole.
+FRAME_PIXELS, SHARED_PIXELS = 20_000, 600_000
 DENSE = {  # shape per pixel, and type
     "depth": ((), np.float32),
     "points": ((3,), np.float32),
@@ -110,11 +111,10 @@ class Record:
         """The one focal length of all frames, from a part of their pixels if they are many."""
         frames, height, width = self.dense["depth"].shape
         stride = 1
-        while frames * (height // stride) * (width // stride) > SHARED_PIXELS and stride < min(height, width) // 4:
+        while (height // stride) * (width // stride) > FRAME_PIXELS:
             stride += 2
-        every = -(-frames * (height // stride) * (width // stride) // SHARED_PIXELS)
-        chosen = range(0, frames, every)
         size = _thinned(torch.zeros(height, width), stride).shape
+        chosen = range(0, frames, -(-frames * size.numel() // SHARED_PIXELS))
         points, weight = torch.zeros(len(chosen), *size, 3), torch.zeros(len(chosen), *size)
         for k, frame in enumerate(chosen):
             local, confidence = self._local(frame)
