@@ -1,4 +1,4 @@
-"""The command line: label, train, adapt, reconstruct, plan, eval, convert, quickstart."""
+"""The command line: label, train, adapt, reconstruct, plan, eval, convert, export, quickstart."""
 
 import dataclasses
 import functools
@@ -14,7 +14,6 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from flow3r.data.frame import Excerpt, Sequence
 from flow3r.errors import Flow3rError, InputError
 from flow3r.model.layouts import LayoutName
 
@@ -175,11 +174,12 @@ def reconstruct(
         loops: Look for places that the path comes back to, and take back the drift between the visits.
         memory_gb: Memory for the model and a window, instead of most of what is free.
     """
-    from flow3r.data.video import open_source
+    from flow3r.data.video import choose_shot, open_source
     from flow3r.export import write_reconstruction
     from flow3r.reconstruction import reconstruct as run
 
-    source = _one_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
+    source, said = choose_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
+    PRINT.print(said, end="")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; expected a folder to write into, existing or not")
     work = out / WORK_FOLDER  # the frames of long inputs, until all is written
@@ -256,25 +256,6 @@ def plan(
     PRINT.print("\n".join(lines))
 
 
-def _one_shot(source: Sequence, choice: str) -> Sequence:
-    """The part of a video between two cuts that was asked for; photographs have no cuts."""
-    from flow3r.data.video import VideoFile, find_shots
-
-    if choice == "all" or not isinstance(source, VideoFile):
-        return source
-    shots = find_shots(source)
-    if choice == "longest":
-        number = max(range(len(shots)), key=lambda k: shots[k][1] - shots[k][0])
-    elif choice.isdigit() and 1 <= int(choice) <= len(shots):
-        number = int(choice) - 1
-    else:
-        raise InputError(f"shot {choice!r}: expected longest, all, or a number from 1 to {len(shots)}")
-    start, stop = shots[number]
-    if len(shots) > 1:
-        PRINT.print(f"{len(shots)} shots; taking number {number + 1}, frames {start}-{stop - 1} (choose with --shot)")
-    return Excerpt(source, start, stop)
-
-
 @loads_weights
 def evaluate(
     benchmark: Positional[Literal["worlds", "folder", "motorcycle"]],
@@ -336,6 +317,30 @@ def convert(
 
 
 @loads_weights
+def export(
+    model: Positional[str],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    views: int = 2,
+    size: tuple[int, int] = (224, 224),
+    pairs: int = 0,
+) -> None:
+    """Write a network as a graph of fixed sizes for other runtimes, checked against the network itself.
+
+    Args:
+        model: Name, file or hub id of the model.
+        out: File to write: .onnx, or .pt2 for torch.export.
+        views: Number of images.
+        size: Height and width of the images.
+        pairs: Number of ordered pairs of views to predict flow for.
+    """
+    from flow3r.model.checkpoints import load_model
+    from flow3r.model.graph import export_graph
+
+    for name, difference in export_graph(load_model(model), out, views, *size, pairs).items():
+        PRINT.print(f"  {name:<18} differs by at most {difference:.1e} of its largest value")
+
+
+@loads_weights
 def quickstart(
     video: Path | None = None,
     out: Annotated[Path, arg(aliases=["-o"])] = Path("outputs/quickstart"),
@@ -363,6 +368,7 @@ COMMANDS = {
     "plan": plan,
     "eval": evaluate,
     "convert": convert,
+    "export": export,
     "quickstart": quickstart,
 }
 

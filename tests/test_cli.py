@@ -2,12 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from flow3r import cli
-from flow3r.errors import InputError
 
 
 def run(*arguments: str) -> None:
@@ -30,6 +28,8 @@ def run(*arguments: str) -> None:
         (["eval", "worlds", "--model", "yyfz233/Pi3"], "accept them once with --accept-license"),
         (["convert", "missing.safetensors", "out.safetensors"], "missing.safetensors: no such file"),
         (["convert", "nano", "out.bin", "--to", "pi3"], "would be lost (first: flow_head."),
+        (["export", "nano", "-o", "nano.obj"], "nano.obj: a graph is written as .onnx or .pt2"),
+        (["export", "nano", "-o", "nano.pt2", "--size", "100", "112"], "both sides must be multiples of 14"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_one(arguments, said, tmp_path, monkeypatch, capsys):
@@ -77,26 +77,23 @@ def test_weights_are_converted(tmp_path, capsys):
     assert "copy.safetensors (ours)" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_exports_say_how_far_they_are_from_the_network(monkeypatch, capsys):
+    from flow3r.model import graph
+
+    sizes = []
+
+    def export_graph(model, path, *asked):
+        sizes.append(asked)
+        return {"local_points": 3e-7}
+
+    monkeypatch.setattr(graph, "export_graph", export_graph)
+    run("export", "nano", "-o", "nano.onnx", "--views", "3", "--size", "112", "140")
+    assert sizes == [(3, 112, 140, 0)]
+    assert "local_points" in (said := capsys.readouterr().out) and "3.0e-07" in said
+
+
 def test_help_names_every_command():
     result = subprocess.run(
         [sys.executable, "-m", "flow3r.cli", "--help"], capture_output=True, text=True, check=True, timeout=300
     )
     assert all(name in result.stdout for name in cli.COMMANDS)
-
-
-def test_the_longest_shot_is_taken_unless_another_is_named(monkeypatch):
-    from flow3r.data import video
-
-    class Film(video.VideoFile):
-        def __init__(self):
-            object.__setattr__(self, "path", Path("film.mp4"))
-
-    monkeypatch.setattr(video, "find_shots", lambda source: ((0, 5), (5, 40), (40, 50)))
-    film = Film()
-    longest = cli._one_shot(film, "longest")
-    assert (longest.start, longest.stop) == (5, 40)
-    third = cli._one_shot(film, "3")
-    assert (third.start, third.stop) == (40, 50)
-    assert cli._one_shot(film, "all") is film
-    with pytest.raises(InputError, match="expected longest, all, or a number from 1 to 3"):
-        cli._one_shot(film, "4")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from flow3r.data.decode import VideoDecoder, VideoIndex
-from flow3r.data.frame import Frame, Sequence, check_indices
+from flow3r.data.frame import Excerpt, Frame, Sequence, check_indices
 from flow3r.data.images import IMAGE_SUFFIXES, ImageFiles, is_image, natural_key
 from flow3r.errors import InputError
 
@@ -145,6 +145,25 @@ def survey(sequence: Sequence) -> Survey:
 def find_shots(sequence: Sequence) -> tuple[tuple[int, int], ...]:
     """(start, stop) frame ranges, together the whole sequence, with no cut inside any. Decodes every frame once."""
     return survey(sequence).shots
+
+
+def choose_shot(source: Sequence, choice: str) -> tuple[Sequence, str]:
+    """The part of a video between two cuts that `choice` names, "longest" or a number from 1, and a line that says so.
+
+    "all", and photographs, which have no cuts, are left whole. Raises InputError for a shot that is not there.
+    """
+    if choice == "all" or not isinstance(source, VideoFile):
+        return source, ""
+    shots = find_shots(source)
+    if choice == "longest":
+        number = max(range(len(shots)), key=lambda k: shots[k][1] - shots[k][0])
+    elif choice.isdigit() and 1 <= int(choice) <= len(shots):
+        number = int(choice) - 1
+    else:
+        raise InputError(f"shot {choice!r}: expected longest, all, or a number from 1 to {len(shots)}")
+    start, stop = shots[number]
+    said = f"{len(shots)} shots; taking number {number + 1}, frames {start}-{stop - 1} (choose with --shot)\n"
+    return Excerpt(source, start, stop), said if len(shots) > 1 else ""
 
 
 def _find_cuts(difference: np.ndarray, colours: np.ndarray) -> list[int]:

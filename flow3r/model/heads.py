@@ -100,13 +100,17 @@ class CameraHead(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "*b h w D"]) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of each view, in fp32, whatever the ambient precision."""
+        rows, translation = self.parts(tokens)
+        return from_parts(nearest_rotation(rows), translation)
+
+    def parts(self, tokens: Float[Tensor, "*b h w D"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
+        """A matrix of unit rows near the rotation, and the translation."""
         with torch.autocast(tokens.device.type, enabled=False):
             x = tokens.float()
             for residual in self.residuals:
                 x = residual(x)
             x = self.mlp(x.mean(dim=(-3, -2)))
-            rows = F.normalize(self.rotation(x).unflatten(-1, (3, 3)), dim=-1)
-            return from_parts(nearest_rotation(rows), self.translation(x))
+            return F.normalize(self.rotation(x).unflatten(-1, (3, 3)), dim=-1), self.translation(x)
 
 
 class DenseHead(nn.Module):

