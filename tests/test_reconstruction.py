@@ -13,8 +13,10 @@ from flow3r.data.frame import Frame
 from flow3r.errors import CheckpointError, InputError
 from flow3r.geometry.camera import pixel_grid
 from flow3r.model.checkpoints import save_model
+from flow3r.model.fast import lay_out_for_inference
 from flow3r.model.flow3r import Flow3r
 from flow3r.reconstruction import depth_at_original, hash_weights, reconstruct, spread_frames
+from flow3r.reconstruction.network import kept_in
 
 ORIGINAL, FOCAL, TOKENS = (120, 200), 170.0, (20, 24)
 
@@ -273,6 +275,27 @@ def test_a_model_is_loaded_by_path(tmp_path):
     assert found.model == "tiny.safetensors" and found.weights_sha256 == hash_weights(model)
     with pytest.raises(CheckpointError, match="missing"):
         reconstruct(grey_images([0]), tmp_path / "missing.safetensors", device="cpu")
+
+
+def test_weights_kept_in_bf16_as_on_a_gpu_give_the_same_scene_to_their_rounding():
+    images, model = np.random.default_rng(0).integers(0, 255, (3, 60, 80, 3), dtype=np.uint8), tiny_flow3r()
+    plain = reconstruct(images, model, dtype=torch.float32)
+    lay_out_for_inference(model, kept_in(torch.device("cuda"), torch.bfloat16))
+    lower = reconstruct(images, model)
+    assert model.encoder.patch_embed.weight.dtype == torch.bfloat16
+    np.testing.assert_allclose(lower.depth, plain.depth, rtol=0.1)
+    assert lower.weights_sha256 != plain.weights_sha256  # they are other weights
+
+
+def test_a_model_that_is_loaded_works_in_parts_and_gives_what_it_gives_at_once(tmp_path, monkeypatch):
+    save_model(tiny_flow3r(), tmp_path / "tiny.safetensors")
+    scenes = []
+    for tokens in (10, 1_000_000):
+        monkeypatch.setattr("flow3r.reconstruction.network.TOKENS_AT_ONCE", tokens)
+        found = reconstruct(grey_images([0, 1, 2]), tmp_path / "tiny.safetensors", device="cpu", dtype=torch.float32)
+        scenes.append(found)
+    np.testing.assert_allclose(scenes[0].depth, scenes[1].depth, rtol=1e-4)
+    np.testing.assert_allclose(scenes[0].world_from_camera, scenes[1].world_from_camera, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from flow3r.data.transforms import choose_grid
 from flow3r.model.checkpoints import load_model
 from flow3r.nn.precision import fast_dtype
 from flow3r.presets import PRESETS
+from flow3r.reconstruction.network import TOKENS_AT_ONCE, kept_in
 from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows, product_rate
 from flow3r.reconstruction.scene import spread_frames
 
@@ -37,7 +38,17 @@ def forecast(
     indices = spread_frames(len(sequence), max_frames or len(sequence))
     grid = choose_grid(frame_sizes(sequence, indices), config.tokens)
     budget = memory_budget(device, memory_gb)
-    plan = plan_windows(config, grid, len(indices), budget, dtype=dtype, views=views, overlap=overlap)
+    plan = plan_windows(
+        config,
+        grid,
+        len(indices),
+        budget,
+        dtype=dtype,
+        weights=kept_in(device, dtype),
+        chunk_tokens=TOKENS_AT_ONCE,
+        views=views,
+        overlap=overlap,
+    )
     seconds = plan.seconds(product_rate(device, dtype))
     return [
         f"input      {sequence.name}: {len(indices)} of {len(sequence)} frames, in the model {grid[1]} x {grid[0]}",

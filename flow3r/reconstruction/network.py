@@ -1,5 +1,6 @@
 """A model as reconstruction uses it: loaded, run on one window without gradients, and given back as it was."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from torch import Tensor, nn
 from flow3r.config import ModelConfig, VggtConfig
 from flow3r.errors import CheckpointError, InputError
 from flow3r.model.checkpoints import load_model
+from flow3r.model.fast import lay_out_for_inference
 from flow3r.nn.memory import Memory
 from flow3r.nn.precision import fast_dtype
 from flow3r.reconstruction.frames import Pixels
+
+TOKENS_AT_ONCE = 16_384  # ours: through work within a view, which holds several times what its tokens do
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Network:
     module: nn.Module
     name: str
     device: torch.device
-    dtype: torch.dtype  # of autocast
+    dtype: torch.dtype  # of products
+    sha256: str  # of the weights as they were loaded or given
 
     @property
     def config(self) -> ModelConfig | VggtConfig | None:
@@ -66,7 +71,8 @@ class Network:
     def predict(self, pixels: Pixels) -> WindowPrediction:
         """One forward pass. Raises CheckpointError, naming the frame, for a prediction that is not finite."""
         images = torch.from_numpy(pixels.images).to(self.device).movedim(-1, -3)[None].float() / 255
-        autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        lower = self.weights == torch.float32 and self.dtype != torch.float32
+        autocast = torch.autocast(self.device.type, self.dtype, enabled=lower)
         with _evaluating(self.module), torch.inference_mode(), autocast:
             prediction = self.module(images, outputs=("points", "confidence", "cameras"))
         fields = ("local_points", "confidence_logit", "world_from_camera")
@@ -91,8 +97,27 @@ def open_network(
             raise InputError(f"the model is on {found}, not on {device}: move it there first, or leave out device")
     else:
         name, found = Path(model).name, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = load_model(model, found)
-    return Network(model, name, found, dtype or fast_dtype(found))
+        model = load_model(model)
+        sha256, dtype = hash_weights(model), dtype or fast_dtype(found)
+        lay_out_for_inference(model, kept_in(found, dtype))
+        model.to(found).memory = Memory(tokens=TOKENS_AT_ONCE)
+        return Network(model, name, found, dtype, sha256)
+    return Network(model, name, found, dtype or fast_dtype(found), hash_weights(model))
+
+
+def kept_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """What the weights of a model that is loaded for products in `dtype` are kept in: `dtype` itself on a GPU, where
+    memory is dear; fp32 on a CPU."""
+    return torch.float32 if device.type == "cpu" else dtype
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 of the names, types, shapes and values of all tensors of a model, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _device_of(module: nn.Module) -> torch.device:

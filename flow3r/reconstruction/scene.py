@@ -1,6 +1,5 @@
 """From a source of frames to one Reconstruction."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -97,7 +96,7 @@ def reconstruct(
         **geometry,
         source=sequence.name,
         model=network.name,
-        weights_sha256=hash_weights(network.module),
+        weights_sha256=network.sha256,
         timings=journal.timings,
         notes=tuple(journal.notes),
     )
@@ -143,12 +142,3 @@ def depth_at_original(reconstruction: Reconstruction, frame: int) -> Float[np.nd
     height, width = reconstruction.original_sizes[frame].tolist()
     depth = np.where(reconstruction.valid[frame], reconstruction.depth[frame], 0)
     return fit_depth(depth.astype(np.float32), reconstruction.original_from_model[frame], (height, width))
-
-
-def hash_weights(model: nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and values of all tensors of a model, wherever it was loaded from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
