@@ -50,11 +50,12 @@ class LabelClips:
 
         Where labelled pairs connect fewer frames, as in footage that the teacher could hardly follow, clips have those.
         """
-        first = self._pick(self._train, generator).segment.size
-        fitting = [part for part in self._train if part.segment.size == first]
-        views = min(views, max(part.connected for part in fitting))
-        fitting = [part for part in fitting if part.connected >= views]
-        return _stack([self._draw_one(fitting, views, pairs, generator) for _ in range(scenes)])
+        return self.of_one_grid(generator).draw(scenes, views, pairs, generator)
+
+    def of_one_grid(self, generator: torch.Generator) -> "_OneGrid":
+        """The clips whose images have one size, drawn like those of a batch."""
+        first = _pick(self._train, generator).segment.size
+        return _OneGrid(self.store, [part for part in self._train if part.segment.size == first])
 
     def held_out_pairs(self) -> Iterator[Views]:
         """Every held-out pair as a clip of its own (B = 1, N = 2, P = 1), source frame first."""
@@ -72,18 +73,32 @@ class LabelClips:
         """Ordered pairs held out."""
         return sum(len(part.rows) for part in self._held_out)
 
+
+@dataclass(frozen=True)
+class _OneGrid:
+    """Clips of images of one size."""
+
+    store: LabelStore
+    parts: list[_Labelled]
+
+    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
+        """As LabelClips.draw."""
+        views = min(views, max(part.connected for part in self.parts))
+        fitting = [part for part in self.parts if part.connected >= views]
+        return _stack([self._draw_one(fitting, views, pairs, generator) for _ in range(scenes)])
+
     def _draw_one(self, parts: list[_Labelled], views: int, pairs: int, generator: torch.Generator) -> Views:
         drawn = None
         while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
-            part = self._pick(parts, generator)
+            part = _pick(parts, generator)
             drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], views, pairs, generator)
         frames, rows = drawn
         return self.store.clip(part.segment, frames.tolist(), part.rows[rows].tolist())
 
-    @staticmethod
-    def _pick(parts: list[_Labelled], generator: torch.Generator) -> _Labelled:
-        weights = torch.tensor([float(len(part.rows)) for part in parts])
-        return parts[int(torch.multinomial(weights, 1, generator=generator))]
+
+def _pick(parts: list[_Labelled], generator: torch.Generator) -> _Labelled:
+    weights = torch.tensor([float(len(part.rows)) for part in parts])
+    return parts[int(torch.multinomial(weights, 1, generator=generator))]
 
 
 def _part(segment: SegmentInfo, held_out: float, late: bool) -> _Labelled:

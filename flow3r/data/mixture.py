@@ -1,12 +1,16 @@
-"""What each step of a run sees: labelled procedural worlds and unlabelled clips, as a pure function of (run, step).
+"""What each step of a run sees: scenes of labelled and unlabelled sources, as a pure function of (run, step, rank).
 
-Since a batch depends on nothing else, workers, ranks, and a run that was killed and resumed all agree on it.
+Since a batch depends on nothing else, workers, and a run that was killed and resumed, agree on it. A step's kind, its
+source, its number of views and its grid are drawn from a stream that all ranks share; which scenes, how a failed draw
+is replaced, and how images are augmented, from streams of each rank's own.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -14,23 +18,80 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from flow3r.config import DataConfig, TrainConfig
+from flow3r.data.augment import augment
 from flow3r.data.worlds import render_worlds
+from flow3r.errors import InputError, LabelStoreError, TrainingError
 from flow3r.types import Views
 
 TRAINING_SEEDS = 2**40  # worlds below are for training, those from here on for measuring
+BAD_SAMPLE = (InputError, LabelStoreError, OSError)  # data that cannot be read; all other errors are ours, and stop
+ATTEMPTS = 10  # π³: draws for one batch
+_LEAST_JUDGED = 1000  # scenes that the budget of bad samples is taken of at least, so that early ones do not stop
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a step asks of a labelled source, the same on all ranks."""
+
+    step: int
+    scenes: int
+    views: int
+    size: tuple[int, int]  # (H, W)
+    pairs: int  # ordered pairs with flow for each scene, where the source knows flow; 0: none
+
+
+@runtime_checkable
+class LabelledSource(Protocol):
+    """Scenes with depth, intrinsics and poses. Raises one of BAD_SAMPLE where it cannot read what was drawn."""
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views: ...
 
 
 @runtime_checkable
 class ClipSource(Protocol):
-    """Unlabelled clips with flow labels: `scenes` scenes of `views` frames and `pairs` labelled ordered pairs."""
+    """Unlabelled clips with flow labels: `scenes` scenes of `views` frames and `pairs` labelled ordered pairs.
+
+    Raises one of BAD_SAMPLE where it cannot read what was drawn. It may also have `of_one_grid(generator)`, the source
+    of its clips of one image size, if they have several; ranks agree on it.
+    """
 
     def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views: ...
 
 
-def stream(seed: int, step: int, purpose: str) -> torch.Generator:
-    """An independent random stream for one purpose of one step."""
-    digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+Weighted = Sequence[tuple[Any, float]]  # sources, and how often each is drawn in proportion to the others
+
+
+@dataclass(frozen=True)
+class RenderedWorlds:
+    """Procedural worlds, the source where no other is given; harder along the curriculum."""
+
+    config: DataConfig
+    device: torch.device | str = "cpu"
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        """New worlds, with exact flow."""
+        pairs = draw_pairs(wanted.scenes, wanted.views, wanted.pairs, generator) if wanted.pairs else None
+        seeds = torch.randint(0, TRAINING_SEEDS, (wanted.scenes,), generator=generator).tolist()
+        curriculum = self.config.curriculum_steps
+        worlds = render_worlds(
+            seeds,
+            wanted.views,
+            wanted.size,
+            config=self.config.worlds,
+            pairs=pairs,
+            difficulty=min(1.0, wanted.step / curriculum) if curriculum else 1.0,
+            device=self.device,
+        )
+        return worlds.views
+
+
+def stream(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Generator:
+    """A random stream for one purpose of one step on one rank, independent of all others.
+
+    A generator has 2^32 streams, so that of very many some two are the same.
+    """
+    name = f"{seed}/{step}/{purpose}" + (f"/{rank}" if rank else "")
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
 
 
 def draw_integer(low: int, high: int, generator: torch.Generator) -> int:
@@ -52,63 +113,151 @@ def draw_pairs(scenes: int, views: int, count: int, generator: torch.Generator) 
     return every[order[:, :count]]
 
 
-class StepBatches(Dataset):
-    """The batches of a run by step. Worlds are rendered on `device`; clips come from the label store as they are."""
+@dataclass(frozen=True)
+class Plan:
+    """What all ranks agree on in a step; `shared` is the stream that it was drawn from."""
 
-    def __init__(self, config: TrainConfig, clips: ClipSource | None = None, device: torch.device | str = "cpu"):
-        self.config, self.clips, self.device = config, clips, device
+    source: Any
+    scenes: int
+    draw: Callable[[torch.Generator], Views]
+    shared: torch.Generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's views, None where all attempts failed, and what was wrong with the draws that they replace."""
+
+    views: Views | None
+    scenes: int
+    failures: tuple[str, ...] = ()
+
+
+class StepBatches(Dataset):
+    """The batches of a run by step, for one of its ranks. `clips` and `labelled`: a source, or several with weights.
+
+    Without `labelled` these are worlds, rendered on `device`.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        clips: ClipSource | Weighted | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        labelled: LabelledSource | Weighted | None = None,
+        rank: int = 0,
+    ):
+        self.config, self.rank = config, rank
+        self.labelled = _weighted(labelled) or [(RenderedWorlds(config.data, device), 1.0)]
+        self.unlabelled = _weighted(clips)
 
     def __len__(self) -> int:
         return self.config.steps
 
-    def __getitem__(self, step: int) -> Views:
-        data, generator = self.config.data, stream(self.config.seed, step, "batch")
-        unlabelled = self.clips is not None and torch.rand((), generator=generator) < data.unlabelled_share
+    def plan(self, step: int) -> Plan:
+        """What all ranks draw in a step, each from its own stream."""
+        data, shared = self.config.data, stream(self.config.seed, step, "batch")
+        unlabelled = bool(self.unlabelled) and bool(torch.rand((), generator=shared) < data.unlabelled_share)
         small = step < data.small_steps
-        views = draw_integer(*data.views, generator)
+        source = _pick(self.unlabelled if unlabelled else self.labelled, shared)
+        views = draw_integer(*data.views, shared)
         scenes = max(1, (data.small_images if small else data.images_per_batch) // views)
         if unlabelled:
-            return self.clips.draw(scenes, views, data.pairs_per_scene, generator)
-        return self._worlds(data, step, scenes, views, data.small_tokens if small else data.tokens, generator)
-
-    def _worlds(
-        self,
-        data: DataConfig,
-        step: int,
-        scenes: int,
-        views: int,
-        tokens: tuple[int, int],
-        generator: torch.Generator,
-    ) -> Views:
+            part = source.of_one_grid(shared) if hasattr(source, "of_one_grid") else source
+            return Plan(source, scenes, partial(part.draw, scenes, views, data.pairs_per_scene), shared)
         patch = self.config.model.encoder.patch
-        shapes = grids(tokens, data.aspect)
-        rows, columns = shapes[draw_integer(0, len(shapes) - 1, generator)]
-        pairs = draw_pairs(scenes, views, data.pairs_per_scene, generator) if self.config.model.flow else None
-        seeds = torch.randint(0, TRAINING_SEEDS, (scenes,), generator=generator).tolist()
-        worlds = render_worlds(
-            seeds,
-            views,
-            (rows * patch, columns * patch),
-            config=data.worlds,
-            pairs=pairs,
-            difficulty=min(1.0, step / data.curriculum_steps) if data.curriculum_steps else 1.0,
-            device=self.device,
-        )
-        return worlds.views
+        shapes = grids(data.small_tokens if small else data.tokens, data.aspect)
+        rows, columns = shapes[draw_integer(0, len(shapes) - 1, shared)]
+        pairs = data.pairs_per_scene if self.config.model.flow else 0
+        wanted = Wanted(step, scenes, views, (rows * patch, columns * patch), pairs)
+        return Plan(source, scenes, partial(source.draw, wanted), shared)
+
+    def __getitem__(self, step: int) -> Batch:
+        plan, failures = self.plan(step), []
+        for attempt in range(ATTEMPTS):
+            try:
+                views = plan.draw(self._own(step, attempt, plan.shared))
+            except BAD_SAMPLE as error:
+                failures.append(str(error))
+                continue
+            if self.config.data.augment:
+                generator = stream(self.config.seed, step, "augmentation", self.rank)
+                views = augment(views, self.config.data.augmentation, generator)
+            return Batch(views, plan.scenes, tuple(failures))
+        return Batch(None, plan.scenes, tuple(failures))
+
+    def _own(self, step: int, attempt: int, shared: torch.Generator) -> torch.Generator:
+        """This rank's stream of scenes. Rank 0 goes on with the shared one, where the others leave it."""
+        if attempt == 0 and self.rank == 0:
+            return shared
+        return stream(self.config.seed, step, f"batch, attempt {attempt}", self.rank)
+
+
+class Tally:
+    """Counts a run's scenes and, among its draws, those that failed, from its start or resumption on, on its rank."""
+
+    def __init__(self, budget: float):
+        self.budget, self.scenes, self.bad = budget, 0, 0
+
+    def add(self, batch: Batch, step: int) -> Views:
+        """The batch's views. Raises TrainingError where there are none, and beyond the budget of bad samples."""
+        self.scenes += batch.scenes
+        self.bad += len(batch.failures)
+        if batch.views is None:
+            raise TrainingError(
+                f"step {step}: {len(batch.failures)} draws in a row could not be read, the last: {batch.failures[-1]}"
+            )
+        if self.bad > self.budget * max(self.scenes, _LEAST_JUDGED):
+            raise TrainingError(
+                f"step {step}: {self.bad} draws could not be read among {self.scenes} scenes; expected a share of at "
+                f"most {self.budget:g} (bad_sample_budget); the last: {batch.failures[-1]}"
+            )
+        return batch.views
 
 
 def iterate_batches(
-    config: TrainConfig, first_step: int, clips: ClipSource | None, device: torch.device
+    config: TrainConfig,
+    first_step: int,
+    clips: ClipSource | Weighted | None,
+    device: torch.device,
+    *,
+    labelled: LabelledSource | Weighted | None = None,
+    rank: int = 0,
+    tally: Tally | None = None,
 ) -> Iterator[Views]:
-    """Batches from `first_step` on, on `device`: made ahead by workers on a CPU, in place on an accelerator."""
-    if device.type != "cpu" or config.data.workers == 0:
-        batches = StepBatches(config, clips, device)
-        yield from (batches[step].to(device) for step in range(first_step, config.steps))
-        return
-    yield from DataLoader(
-        StepBatches(config, clips),
-        batch_size=None,
-        sampler=range(first_step, config.steps),
-        num_workers=config.data.workers,
-        prefetch_factor=4,
-    )
+    """Batches from `first_step` on, on `device`: read ahead by workers; worlds, on an accelerator, rendered in place.
+
+    A draw that cannot be read is replaced by another of the same source, and counted in `tally`. Raises TrainingError
+    where that does not help, or happens too often.
+    """
+    batches = StepBatches(config, clips, device, labelled=labelled, rank=rank)
+    tally = tally or Tally(config.data.bad_sample_budget)
+
+    def in_place(step: int) -> bool:
+        rendered = device.type != "cpu" and isinstance(batches.plan(step).source, RenderedWorlds)
+        return config.data.workers == 0 or rendered
+
+    steps = range(first_step, config.steps)
+    ahead = _made_ahead(batches, (step for step in steps if not in_place(step)))
+    for step in steps:
+        yield tally.add(batches[step] if in_place(step) else next(ahead), step).to(device)
+
+
+def _made_ahead(batches: StepBatches, steps: Iterable[int]) -> Iterator[Batch]:
+    """The batches of some steps, by workers that start when the first is asked for."""
+    workers = batches.config.data.workers
+    yield from DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=4)
+
+
+def _weighted(sources: Any) -> Weighted:
+    if sources is None or isinstance(sources, Sequence):
+        return sources or []
+    return [(sources, 1.0)]
+
+
+def _pick(sources: Weighted, generator: torch.Generator) -> Any:
+    """One of the sources in proportion to their weights; a single one takes no random number."""
+    if len(sources) == 1:
+        return sources[0][0]
+    weights = torch.tensor([weight for _, weight in sources])
+    return sources[int(torch.multinomial(weights, 1, generator=generator))][0]

@@ -22,7 +22,7 @@ CONFIG = TrainConfig(
     name="test",
     model=TINY,
     optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
-    data=DataConfig(views=(2, 2), images_per_batch=4, tokens=(9, 12), pairs_per_scene=2, workers=0),
+    data=DataConfig(views=(2, 2), images_per_batch=4, tokens=(9, 12), pairs_per_scene=2, workers=0, augment=False),
     steps=6,
     precision="float32",
     checkpoint_every=2,
