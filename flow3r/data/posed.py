@@ -1,0 +1,111 @@
+"""Labelled training scenes from sequences of posed images with depth, such as the scenes of a dataset."""
+
+import math
+from collections.abc import Sequence as List
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flow3r.data.frame import Frame, Sequence
+from flow3r.data.mixture import Wanted, draw_integer, draw_pairs
+from flow3r.data.sampling import seconds_of
+from flow3r.data.transforms import fit_depth, fit_frame, fit_intrinsics
+from flow3r.errors import InputError
+from flow3r.geometry.flow import flow_from_depth
+from flow3r.types import Flow, Views
+
+LEAST_KNOWN = 0.01  # ours: share of a view's pixels with depth, below which a scene counts as bad; π³: one pixel
+
+
+class PosedScenes:
+    """Scenes of several views of one of the sequences, each as likely as the others.
+
+    `dense`: depth is dense and exact enough to supervise normals. `rigid`: nothing moves, so that depth and poses give
+    flow; without, there is none. Raises InputError if no sequence has two frames.
+    """
+
+    def __init__(
+        self,
+        sequences: List[Sequence],
+        *,
+        strides: tuple[float, float] = (0.04, 2.0),
+        dense: bool = False,
+        rigid: bool = False,
+    ):
+        self.sequences, self.strides, self.dense, self.rigid = sequences, strides, dense, rigid
+        self._lengths = [len(sequence) for sequence in sequences]
+        if max(self._lengths, default=0) < 2:
+            raise InputError(f"none of {len(sequences)} sequences has two frames or more; expected posed images")
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        """Scenes of `wanted.views` frames, or as many as the longest sequence has, centre-cropped to the wanted size.
+
+        World frames are those of the first views. Raises InputError where an image lacks a label or nearly all depth.
+        """
+        views = min(wanted.views, max(self._lengths))
+        long_enough = [s for s, length in zip(self.sequences, self._lengths) if length >= views]
+        scenes = []
+        for _ in range(wanted.scenes):
+            sequence = long_enough[draw_integer(0, len(long_enough) - 1, generator)]
+            indices = draw_frames(sequence.timestamps(), views, self.strides, generator)
+            scenes.append(_labels(list(sequence.frames(indices.tolist())), sequence.name, wanted.size))
+        images, depth, intrinsics, poses = (torch.from_numpy(np.stack(values)).float() for values in zip(*scenes))
+        flow = None
+        if self.rigid and wanted.pairs:
+            flow = _flow(depth, intrinsics, poses, draw_pairs(len(depth), views, wanted.pairs, generator))
+        dense = torch.full(depth.shape[:2], self.dense)
+        return Views(images.movedim(-1, 2) / 255, depth, intrinsics, poses, dense=dense, flow=flow)
+
+
+def _labels(frames: List[Frame], name: str, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Images, depth, intrinsics and poses of N frames on the grid `size`, N being the first dimension of each."""
+    for frame in frames:
+        if frame.depth is None or frame.intrinsics is None or frame.world_from_camera is None:
+            raise InputError(f"{name}: frame {frame.name} lacks depth, intrinsics or pose; expected all three")
+    fitted = [fit_frame(frame.image, size) for frame in frames]
+    affines = [fit.model_from_original for fit in fitted]
+    depth = np.stack([fit_depth(frame.depth, affine, size) for frame, affine in zip(frames, affines)])
+    intrinsics = np.stack([fit_intrinsics(frame.intrinsics, affine) for frame, affine in zip(frames, affines)])
+    poses = np.stack([frame.world_from_camera for frame in frames]).astype(np.float64)
+    if not (np.isfinite(depth).all() and np.isfinite(poses).all()):
+        raise InputError(f"{name}: a depth or a pose of frames {[frame.name for frame in frames]} is not finite")
+    known = (depth > 0).mean((1, 2))
+    if known.min() < LEAST_KNOWN:
+        worst = frames[int(known.argmin())].name
+        raise InputError(f"{name}: frame {worst} has depth in {known.min():.1%} of it; expected {LEAST_KNOWN:.0%}")
+    return np.stack([fit.image for fit in fitted]), depth, intrinsics, np.linalg.inv(poses[0]) @ poses
+
+
+def _flow(
+    depth: Float[Tensor, "B N H W"],
+    intrinsics: Float[Tensor, "B N 3 3"],
+    world_from_camera: Float[Tensor, "B N 4 4"],
+    pairs: Int[Tensor, "B P 2"],
+) -> Flow:
+    """Flow of static scenes for ordered pairs."""
+    scene = torch.arange(len(pairs))[:, None, None]
+    of_pairs = (labels[scene, pairs].flatten(0, 1) for labels in (depth, intrinsics, world_from_camera))
+    displacement, covisible = flow_from_depth(*of_pairs)
+    shape = pairs.shape[:2]
+    return Flow(pairs, displacement.unflatten(0, shape), covisible.unflatten(0, shape).float())
+
+
+def draw_frames(
+    timestamps: Float[np.ndarray, "N"], views: int, strides: tuple[float, float], generator: torch.Generator
+) -> Int[Tensor, "n"]:
+    """`views` ascending frames about a random one, on average a stride apart that is log-uniform in `strides` seconds.
+
+    They are uniform among the frames in reach, or the nearest ones where these are too few. Without a clock 25 frames
+    make a second.
+    """
+    seconds = torch.from_numpy(seconds_of(timestamps))
+    low, high = map(math.log, strides)
+    stride = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
+    anchor = draw_integer(0, len(seconds) - 1, generator)
+    away = (seconds - seconds[anchor]).abs()
+    reach = max(views, int((away <= stride * views / 2).sum()))
+    others = away.argsort(stable=True)[1:reach]
+    taken = others[torch.randperm(len(others), generator=generator)[: views - 1]]
+    return torch.cat([torch.tensor([anchor]), taken]).sort().values
