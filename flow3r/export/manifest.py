@@ -66,6 +66,7 @@ def describe(
         "frames": [_frame(reconstruction, frame) for frame in range(len(reconstruction.names))],
         "points": points,
         "files": dict(sorted(files.items())),
+        "notes": list(reconstruction.notes),
         "timings": {name: round(value, 4) for name, value in {**reconstruction.timings, **seconds}.items()},
     }
 
