@@ -27,6 +27,7 @@ from flow3r.model.inputs import OUTPUTS
 from flow3r.model.vggt import Vggt
 from flow3r.nn.dpt import DPT_TOKENS
 from flow3r.nn.memory import Memory
+from flow3r.nn.precision import lower_precision
 
 SINGLE = 4  # bytes of a float32, in which heads and outputs are
 Sizes = ModelConfig | VggtConfig
@@ -190,21 +191,26 @@ def peak_bytes(
     `chunk_tokens` is `Memory.tokens` (flow3r/nn/memory.py). Not counted: an allocator's slack, workspaces of kernels,
     and what others keep on the device.
     """
-    kept = (weights or dtype).itemsize
-    copies = dtype.itemsize if dtype.itemsize < kept else 0
+    weights = weights or dtype
+    held = _weight_bytes(config, weights, dtype if dtype.itemsize < weights.itemsize else None)
     patches = (height // config.encoder.patch) * (width // config.encoder.patch)
-    scene = _Scene(views, patches, height * width, dtype.itemsize, kept, Memory(tokens=chunk_tokens))
+    scene = _Scene(views, patches, height * width, dtype.itemsize, weights.itemsize, Memory(tokens=chunk_tokens))
     heads = _flow3r_head_bytes if isinstance(config, ModelConfig) else _vggt_head_bytes
     trunk = max(_encoder_bytes(config.encoder, scene), _multiview_bytes(config, scene))
     images = scene.maps(3)  # while the trunk works, normalised too
-    return _parameters(config) * (kept + copies) + images + max(trunk + images, heads(config, scene, pairs))
+    return held + images + max(trunk + images, heads(config, scene, pairs))
 
 
-@lru_cache(maxsize=16)
-def _parameters(config: Sizes) -> int:
+@lru_cache(maxsize=32)
+def _weight_bytes(config: Sizes, weights: torch.dtype, copies: torch.dtype | None) -> int:
+    """Of the weights, of which some stay in fp32 (flow3r/nn/precision.py), and of autocast's copies of the others."""
     with torch.device("meta"):
         model = Flow3r(config) if isinstance(config, ModelConfig) else Vggt(config)
-    return sum(tensor.numel() for tensor in model.state_dict().values())
+    lower_precision(model, torch.bfloat16)
+    tensors = model.state_dict().values()
+    lowered = sum(tensor.numel() for tensor in tensors if tensor.dtype == torch.bfloat16)
+    others = sum(tensor.nbytes for tensor in tensors if tensor.dtype != torch.bfloat16)
+    return others + lowered * (weights.itemsize + (copies.itemsize if copies else 0))
 
 
 @dataclass(frozen=True)

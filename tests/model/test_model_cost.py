@@ -16,6 +16,7 @@ from flow3r.model.flow3r import Flow3r
 from flow3r.model.inputs import OUTPUTS
 from flow3r.model.vggt import Vggt
 from flow3r.nn.memory import Memory
+from flow3r.nn.precision import lower_precision
 from flow3r.presets import NANO_MODEL
 
 TINY_VGGT = VggtConfig(
@@ -27,6 +28,7 @@ TINY_VGGT = VggtConfig(
     track=None,
     flow=TINY.flow,
 )
+FP32, BF16 = torch.float32, torch.bfloat16
 KINDS = ("factored", "tracking", "projective", "projective+sceneflow")
 
 
@@ -121,27 +123,29 @@ def test_a_flow_costs_less_than_in_the_public_code_by_what_is_not_done_twice(siz
     assert (ours / 2 + first_layer + mixtures) / 1e9 == pytest.approx(public, rel=2e-3)
 
 
-def measured_bytes(config, views, size, pairs, bfloat16, tokens=None) -> int:
-    """Weights, images and what lives at once in a forward pass, under autocast if in bf16."""
+def measured_bytes(config, views, size, pairs, dtype=FP32, weights=FP32, tokens=None) -> int:
+    """Weights, images and what lives at once in a forward pass, under autocast if its products are in another type."""
     model, images, chosen = make(config), tiny_images(1, views, *size), some_pairs(views, pairs)
+    lower_precision(model, weights)
     model.memory = Memory(tokens=tokens)
     given = [*model.state_dict().values(), images]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=False):
+    with torch.no_grad():
         model(images[:, :, :, :28, :28], chosen)  # fills the caches of small tables
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16), LiveMemory(*given) as live:
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != weights), LiveMemory(*given) as live:
         model(images, chosen)
     return live.peak + sum(tensor.nbytes for tensor in given)
 
 
 @pytest.mark.parametrize(
-    ("pairs", "bfloat16", "tokens"), [(0, False, None), (0, False, 60), (12, False, 60), (12, True, None)]
+    ("pairs", "dtype", "weights", "tokens"),
+    [(0, FP32, FP32, None), (0, FP32, FP32, 60), (12, FP32, FP32, 60), (12, BF16, FP32, None), (0, BF16, BF16, None)],
+    ids=["plain", "chunks", "flow in chunks", "flow in autocast", "bf16 weights"],
 )
 @pytest.mark.parametrize("config", [TINY, NANO_MODEL, TINY_VGGT], ids=["tiny", "nano", "vggt"])
-def test_memory_is_just_what_lives_at_once(config, pairs, bfloat16, tokens):
-    views, size = 4, (84, 56)
-    measured = measured_bytes(config, views, size, pairs, bfloat16, tokens)
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    told = peak_bytes(config, views, *size, dtype=dtype, pairs=pairs, chunk_tokens=tokens, weights=torch.float32)
+def test_memory_is_just_what_lives_at_once(config, pairs, dtype, weights, tokens):
+    size = (84, 56)
+    measured = measured_bytes(config, 4, size, pairs, dtype, weights, tokens)
+    told = peak_bytes(config, 4, *size, dtype=dtype, pairs=pairs, chunk_tokens=tokens, weights=weights)
     assert 0.99 * measured < told < 1.15 * measured
 
 
@@ -149,7 +153,7 @@ def test_memory_is_just_what_lives_at_once(config, pairs, bfloat16, tokens):
 @pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["flow3r", "vggt"])
 def test_memory_of_every_flow_head(config, kind):
     config = with_flow(config, kind)
-    measured = measured_bytes(config, 2, (56, 56), 12, bfloat16=False)
+    measured = measured_bytes(config, 2, (56, 56), 12)
     assert 0.99 * measured < peak_bytes(config, 2, 56, 56, dtype=torch.float32, pairs=12) < 1.3 * measured
 
 
