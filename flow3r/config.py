@@ -254,6 +254,7 @@ class TrainConfig:
     init_from: str | None = None  # file, folder, name or hub id of weights; a flow head that they lack stays fresh
     encoder_from: str | None = None  # file, folder or hub id of a DINOv2 with registers
     devices: int = 1  # data-parallel processes that the numbers are meant for
+    accumulate: int = 1  # batches of each process in a step: processes x accumulate batches share one update
     trainable: tuple[str, ...] = ("",)  # prefixes of parameter names; all others are frozen
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 autocast where the device is fast in it
     gradient_checkpointing: bool = False

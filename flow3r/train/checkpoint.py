@@ -45,7 +45,8 @@ def load_checkpoint(
     """Restore what `save_checkpoint` wrote and return the number of finished steps.
 
     Raises CheckpointError for a file that is damaged or something else, TrainingError for one of another configuration;
-    `steps` alone may differ, so that a finished run can be made longer.
+    `steps` and `accumulate` alone may differ, so that a finished run can be made longer, and one of many processes go
+    on with fewer.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -57,7 +58,9 @@ def load_checkpoint(
     if written is None:
         raise CheckpointError(f"{path}: format {state['format']!r}, expected {FORMAT!r}; train in another folder")
     current = json.loads(config_as_json(config))
-    differing = sorted(key for key in current if key != "steps" and written.get(key) != current[key])
+    differing = sorted(
+        key for key in current if key not in ("steps", "accumulate") and written.get(key) != current[key]
+    )
     if differing:
         raise TrainingError(
             f"{path}: made with other {', '.join(differing)}; resume with the same, or choose another folder"
