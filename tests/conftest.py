@@ -30,9 +30,10 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered between runs, such as licences shown, is not the user's."""
+    """What is remembered between runs, such as licences shown, is not the user's; and no test reaches for the hub."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
         yield
 
 
