@@ -12,7 +12,7 @@ from flow3r.config import ModelConfig
 from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import Branch, CameraHead, PatchHead, points_from_raw
-from flow3r.model.inputs import OUTPUTS, check_images, check_outputs, check_pairs
+from flow3r.model.inputs import OUTPUTS, check_images, check_intrinsics, check_outputs, check_pairs
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.nn.attention import Attention
 from flow3r.nn.dinov2 import DinoV2
@@ -61,9 +61,10 @@ class Flow3r(nn.Module):
 
         Branches that nothing asked for are not run. World points need both "points" and "cameras". `intrinsics`, where
         they are known, serve a projective flow head. Raises ValueError for images of a wrong type, range, device or
-        size, unknown outputs, pairs out of range, or flow asked of a model without a flow head.
+        size, unknown outputs, pairs out of range, intrinsics that are not of these images, or flow asked of a model
+        without a flow head.
         """
-        self._check(images, pairs, outputs)
+        self._check(images, pairs, outputs, intrinsics)
         flows = pairs is not None
         outputs = set(outputs) | (self.flow_head.needs if flows else set())
         tokens, keep = self.encode(images), flows and self.flow_head.reads_latents
@@ -118,11 +119,15 @@ class Flow3r(nn.Module):
         out = None if head is None else memory.by_rows(head, hidden, tokens_of_row=length).unflatten(0, views)
         return out, tuple(level.unflatten(0, views) for level in levels)
 
-    def _check(self, images: Tensor, pairs: Tensor | None, outputs: Collection[str]) -> None:
+    def _check(
+        self, images: Tensor, pairs: Tensor | None, outputs: Collection[str], intrinsics: Tensor | None = None
+    ) -> None:
         check_images(images, self.config.encoder.patch, self.image_mean.device)
         check_outputs(outputs)
         if pairs is not None:
             check_pairs(pairs, *images.shape[:2], self.flow_head is not None)
+        if intrinsics is not None:
+            check_intrinsics(intrinsics, images)
 
 
 def initialise(module: nn.Module) -> None:

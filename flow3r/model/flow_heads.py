@@ -289,7 +289,7 @@ def _projected(
         size = grid.new_tensor([local.shape[3], local.shape[2]])
         low, high = (0.5 - FARTHEST) * size, (0.5 + FARTHEST) * size
         chunks = []
-        for start in range(0, pairs.shape[1], pairs_per_chunk):
+        for start in range(0, max(1, pairs.shape[1]), pairs_per_chunk):  # once where there are no pairs
             some = slice(start, start + pairs_per_chunk)
             i, j = pairs[:, some].unbind(-1)
             points = world[scene, i] if motion is None else world[scene, i] + motion[:, some]

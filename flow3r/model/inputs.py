@@ -35,6 +35,8 @@ def check_images(images: Tensor, patch: int, device: torch.device) -> None:
 
 def check_outputs(outputs: Collection[str]) -> None:
     """Raise ValueError for an output that no model has."""
+    if isinstance(outputs, str):
+        raise ValueError(f"outputs are the text {outputs!r}, expected a collection of names: [{outputs!r}]")
     unknown = sorted(set(outputs) - set(OUTPUTS))
     if unknown:
         raise ValueError(f"unknown outputs {', '.join(unknown)}; choose from {', '.join(OUTPUTS)}")
@@ -44,7 +46,7 @@ def check_pairs(pairs: Tensor, scenes: int, views: int, has_flow_head: bool) -> 
     """Raise ValueError unless pairs are (B, P, 2) integers that name views of these scenes, and flow can be had."""
     if not has_flow_head:
         raise ValueError("flow was asked of a model without a flow head (config.flow is None): leave out the pairs")
-    if pairs.ndim != 3 or pairs.shape[0] != scenes or pairs.shape[2] != 2 or pairs.is_floating_point():
+    if pairs.ndim != 3 or pairs.shape[0] != scenes or pairs.shape[2] != 2 or pairs.dtype != torch.int64:
         raise ValueError(
             f"pairs are {pairs.dtype} of shape {tuple(pairs.shape)}, expected int64 ({scenes}, P, 2): (source, target)"
         )
@@ -52,6 +54,20 @@ def check_pairs(pairs: Tensor, scenes: int, views: int, has_flow_head: bool) -> 
         low, high = _range(pairs)
         if low < 0 or high >= views:
             raise ValueError(f"pairs name views {low} to {high}, but there are {views}, counted from 0")
+
+
+def check_intrinsics(intrinsics: Tensor, images: Tensor) -> None:
+    """Raise ValueError unless intrinsics are (B, N, 3, 3) floats for these images, on their device, and finite."""
+    expected = (*images.shape[:2], 3, 3)
+    if tuple(intrinsics.shape) != expected or not intrinsics.is_floating_point():
+        raise ValueError(
+            f"intrinsics are {intrinsics.dtype} of shape {tuple(intrinsics.shape)}, expected floats {expected}: "
+            "one pinhole per view, in pixels of the images"
+        )
+    if intrinsics.device != images.device:
+        raise ValueError(f"intrinsics are on {intrinsics.device} and the images on {images.device}: move one")
+    if _at_hand(intrinsics) and not intrinsics.isfinite().all():
+        raise ValueError("intrinsics hold NaN or infinity; leave them out where they are unknown")
 
 
 def _at_hand(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow3r import IMAGENET_MEAN, IMAGENET_STD, initialise
 from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import DenseHead, IterativeCameraHead, camera_from_code
-from flow3r.model.inputs import OUTPUTS, check_images, check_outputs, check_pairs
+from flow3r.model.inputs import OUTPUTS, check_images, check_intrinsics, check_outputs, check_pairs
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.model.tracking import TrackHead
 from flow3r.nn.dinov2 import DinoV2
@@ -65,9 +65,9 @@ class Vggt(nn.Module):
         "points" are local points from depth and pinhole, and world points; "confidence" is that of the depth, beside
         that of the point head where world points are its own. `intrinsics`, where they are known, serve a projective
         flow head. Raises ValueError for images of a wrong type, range, device or size, unknown outputs, pairs out of
-        range, or flow asked of a model without a flow head.
+        range, intrinsics that are not of these images, or flow asked of a model without a flow head.
         """
-        self._check(images, pairs, outputs)
+        self._check(images, pairs, outputs, intrinsics)
         outputs = set(outputs) | (self.flow_head.needs if pairs is not None else set())
         levels, size = self.encode(images), tuple(images.shape[-2:])
         local_points = world_points = poses = pinholes = depth_logit = world_logit = flow = None
@@ -127,11 +127,15 @@ class Vggt(nn.Module):
         tokens = DPT_TOKENS * flat[0].shape[1] * flat[0].shape[2]
         return self.memory.by_rows(head, *flat, tokens_of_row=tokens).unflatten(0, levels[0].shape[:2])
 
-    def _check(self, images: Tensor, pairs: Tensor | None, outputs: Collection[str]) -> None:
+    def _check(
+        self, images: Tensor, pairs: Tensor | None, outputs: Collection[str], intrinsics: Tensor | None = None
+    ) -> None:
         check_images(images, self.config.encoder.patch, self.multiview.register_tokens.device)
         check_outputs(outputs)
         if pairs is not None:
             check_pairs(pairs, *images.shape[:2], self.flow_head is not None)
+        if intrinsics is not None:
+            check_intrinsics(intrinsics, images)
 
 
 def inverse_log(y: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

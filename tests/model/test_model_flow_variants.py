@@ -147,6 +147,13 @@ def test_pairs_in_chunks_are_pairs_at_once(kind):
         torch.testing.assert_close(other, flows[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_no_pairs_give_no_flow(kind):
+    model = tiny_model(dataclasses.replace(TINY, flow=dataclasses.replace(TINY.flow, kind=kind)))
+    assert model(tiny_images(), torch.zeros(1, 0, 2, dtype=torch.long)).flow.displacement.shape == (1, 0, *SIZE, 2)
+
+
 @pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["flow3r", "flow3r-vggt"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_head_works_in_both_families_learns_and_runs_in_bf16(config, kind):
