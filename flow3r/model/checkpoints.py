@@ -69,13 +69,17 @@ def save_model(model: Model, path: str | Path, dtype: torch.dtype = torch.float3
     """Write weights and sizes, atomically: a safetensors file with the sizes inside; where `path` is a folder or has no
     suffix, `model.safetensors` in it beside a readable `config.json`.
 
-    `dtype` is that of the parameters in the file. `notes` are kept in its metadata, beside the configuration.
+    `dtype` is that of the parameters in the file. `notes` are kept in its metadata, beside the configuration. Raises
+    CheckpointError for a file of another suffix: a pickle has no room for the sizes.
     """
     path = Path(path)
+    folder = path.is_dir() or not path.suffix
+    if not folder and path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: a model is saved as .safetensors, which holds its sizes; or give a folder")
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     for key, parameter in model.named_parameters():
         tensors[key] = parameter.detach().to("cpu", dtype).contiguous()
-    if path.is_dir() or not path.suffix:
+    if folder:
         readable = {"format": FORMAT, "config": json.loads(config_as_json(model.config)), "notes": notes}
         write_json(path / CONFIG_FILE, readable)
         path = path / "model.safetensors"

@@ -176,6 +176,8 @@ def _trial(
     model: Flow3r | Vggt, views: int, height: int, width: int, pairs: int
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Random inputs and what the model makes of them; its tables are then at hand as constants for a tracer."""
+    if min(views, height, width) < 1 or pairs < 0:
+        raise InputError(f"no graph of {views} views of {height}x{width} and {pairs} pairs: expected positive sizes")
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(1, views, 3, height, width, generator=generator).to(device)]

@@ -89,6 +89,8 @@ def find_weights(name_or_path: str | Path, accept_license: bool = False) -> Path
         found = [path / file for file in FILE_NAMES if (path / file).is_file()]
         if found:
             return found[0]
+        if name not in PACKAGED:
+            raise CheckpointError(f"{name}: the folder holds none of {', '.join(FILE_NAMES)}; give the file itself")
     if path.is_file():
         return path
     if name in PACKAGED:

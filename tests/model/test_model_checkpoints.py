@@ -108,6 +108,12 @@ def test_files_from_before_there_were_families_are_of_the_first(saved):
     assert load_model(saved).config == TINY
 
 
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    with pytest.raises(CheckpointError, match=r"saved as \.safetensors, which holds its sizes"):
+        save_model(tiny_model(), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_notes_are_kept(tmp_path):
     save_model(tiny_model(), tmp_path / "m.safetensors", notes="made by a test")
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
@@ -302,7 +308,7 @@ def test_a_missing_file_and_an_unknown_name(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"the folder holds none of model\.safetensors, .*give the file itself"):
         load_model(tmp_path)
 
 

@@ -86,6 +86,8 @@ def test_a_graph_that_errs_is_not_written(tmp_path, monkeypatch):
         ("a.obj", (14, 14), 0, "a.obj: a graph is written as .onnx or .pt2"),
         ("a.pt2", (15, 14), 0, "no graph of 2 views of 15x14 and 0 pairs: .*multiples of 14"),
         ("a.pt2", (14, 14), 1, "no graph of .* 1 pairs: .*without a flow head"),
+        ("a.pt2", (14, 14), -1, "no graph of .* -1 pairs: expected"),
+        ("a.pt2", (-14, 14), 0, "no graph of 2 views of -14x14"),
     ],
 )
 def test_what_no_graph_can_be_made_of(name, size, pairs, said, tmp_path):
