@@ -229,7 +229,9 @@ def plan(
     overlap: int | None = None,
     memory_gb: float | None = None,
 ) -> None:
-    """What `flow3r reconstruct` would do with an input on this device: windows, memory, time. Nothing is run.
+    """What `flow3r reconstruct --max-frames 0 --shot all` would do on this device: windows, memory, time.
+
+    Nothing is run but a few products that measure the device.
 
     Args:
         inputs: A video, an image, a folder, a glob, or several images.

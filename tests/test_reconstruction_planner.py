@@ -123,6 +123,22 @@ def test_plan_prints_windows_memory_and_time_and_writes_nothing(video, capsys, m
     assert "10 of 40 frames" in printed and "of 2 frames" in printed and "EXPECTED NOT TO FIT" in printed
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--max-frames", "-3"], "max_frames is -3; expected at least 1"),
+        (["--device", "gpu"], "device gpu: cannot be used here"),
+    ],
+)
+@pytest.mark.parametrize("command", [["plan"], ["reconstruct", "-o", "out"]], ids=["plan", "reconstruct"])
+def test_settings_out_of_range_are_one_line(command, flags, said, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, str(video), *flags])
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 1 and errors.startswith(f"flow3r: {said}") and errors.count("\n") == 1
+
+
 def test_the_command_reconstructs_all_frames_in_windows_and_leaves_only_what_was_asked_for(video, tmp_path, capsys):
     from flow3r.model.checkpoints import save_model
 

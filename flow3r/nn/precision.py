@@ -1,7 +1,19 @@
-"""Which precision a device is fast in, which one products are taken in, and which one weights are kept in."""
+"""Which device is worked on; which precision it is fast in, products are taken in, and weights are kept in."""
 
 import torch
 from torch import Tensor, nn
+
+from flow3r.errors import InputError
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device that is asked for, by default CUDA where there is one. Raises InputError for one that is not there."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # no such name; not compiled for it, no driver, no such number
+        reason = str(error).split("\n")[0][:80]
+        raise InputError(f"device {device}: cannot be used here ({reason}); leave it out, or take cpu") from error
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

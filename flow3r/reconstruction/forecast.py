@@ -9,11 +9,11 @@ from flow3r.data.arrays import FrameSource, open_frames
 from flow3r.data.frame import frame_sizes
 from flow3r.data.transforms import choose_grid
 from flow3r.model.checkpoints import load_model
-from flow3r.nn.precision import fast_dtype
+from flow3r.nn.precision import choose_device, fast_dtype
 from flow3r.presets import PRESETS
 from flow3r.reconstruction.network import TOKENS_AT_ONCE, kept_in
 from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows, product_rate
-from flow3r.reconstruction.scene import spread_frames
+from flow3r.reconstruction.scene import check_max_frames, spread_frames
 
 
 def forecast(
@@ -31,7 +31,8 @@ def forecast(
     The sizes of `model`, a preset or what load_model understands, are all that is used of it; a few matrix products
     measure the device. Raises InputError as `reconstruct` does.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_max_frames(max_frames)
+    device = choose_device(device)
     dtype = fast_dtype(device)
     sequence = open_frames(source)
     config = _sizes(model)

@@ -15,7 +15,7 @@ from flow3r.errors import CheckpointError, InputError
 from flow3r.model.checkpoints import load_model
 from flow3r.model.fast import lay_out_for_inference
 from flow3r.nn.memory import Memory
-from flow3r.nn.precision import fast_dtype
+from flow3r.nn.precision import choose_device, fast_dtype
 from flow3r.reconstruction.frames import Pixels
 
 TOKENS_AT_ONCE = 16_384  # ours: through work within a view, which holds several times what its tokens do
@@ -93,10 +93,10 @@ def open_network(
     """The model, loaded where it is not one yet: on `device`, or else that of a module, or CUDA where there is one."""
     if isinstance(model, nn.Module):
         name, found = type(model).__name__, _device_of(model)
-        if device is not None and found.type != torch.device(device).type:
+        if device is not None and found.type != choose_device(device).type:
             raise InputError(f"the model is on {found}, not on {device}: move it there first, or leave out device")
     else:
-        name, found = Path(model).name, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        name, found = Path(model).name, choose_device(device)
         model = load_model(model)
         sha256, dtype = hash_weights(model), dtype or fast_dtype(found)
         lay_out_for_inference(model, kept_in(found, dtype))

@@ -60,8 +60,7 @@ def reconstruct(
     The world is the frame of the first camera, and the scale is relative. Raises InputError for a source or settings
     that cannot be used, CheckpointError for a model that predicts NaN or infinity.
     """
-    if max_frames is not None and max_frames < 1:
-        raise InputError(f"max_frames is {max_frames}; expected at least 1, or None for all frames")
+    check_max_frames(max_frames)
     journal = Journal()
     with journal.timed("load"):
         sequence = open_frames(source)
@@ -126,6 +125,12 @@ def _predict_all(
         closed, count = correct_drift(network, record, placed, before.stop - before.start)
     journal.notes.append(f"loops: {count} found and closed")
     return record, closed
+
+
+def check_max_frames(most: int | None) -> None:
+    """InputError for a number of frames that is none."""
+    if most is not None and most < 1:
+        raise InputError(f"max_frames is {most}; expected at least 1, or None for all frames")
 
 
 def spread_frames(length: int, most: int) -> list[int]:

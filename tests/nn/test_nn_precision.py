@@ -1,6 +1,16 @@
+import pytest
 import torch
 
-from flow3r.nn.precision import fast_dtype, product_dtype
+from flow3r.errors import InputError
+from flow3r.nn.precision import choose_device, fast_dtype, product_dtype
+
+
+def test_a_device_that_is_not_there_is_refused_with_its_name():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(InputError, match=f"device {name}: cannot be used here .*take cpu"):
+            choose_device(name)
 
 
 def test_the_type_of_products_is_what_a_linear_layer_returns():
