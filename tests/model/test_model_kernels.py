@@ -38,7 +38,8 @@ DEEP_VGGT = VggtConfig(
     dense=DenseHeadConfig(**NARROW_DPT),
     track=None,
 )
-WAITS = ("_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
+# What reads a value or makes a shape of values, underscores ahead of the names aside: `.item()`, `if x:`, `x[mask]`, ...
+WAITS = ("local_scalar_dense", "nonzero", "equal", "allclose", "masked_select", "unique")
 
 
 class Calls(TorchDispatchMode):
@@ -49,8 +50,11 @@ class Calls(TorchDispatchMode):
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        if name.strip("_") in ("index", "index_put") and any(i is not None and i.dtype == torch.bool for i in args[1]):
+            name = "nonzero"  # a mask
         if not func.is_view:
-            self.counts[func._schema.name.removeprefix("aten::")] += 1
+            self.counts[name] += 1
         return func(*args, **(kwargs or {}))
 
     @property
@@ -65,6 +69,17 @@ def calls(model: torch.nn.Module, *inputs: torch.Tensor, autocast: bool) -> Call
         with Calls() as counted:
             model(*inputs)
     return counted
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [lambda x: x.sum().item(), lambda x: bool((x > 0).all()), lambda x: x[x > 0], lambda x: x.unique(), torch.nonzero],
+    ids=["item", "if", "mask", "unique", "nonzero"],
+)
+def test_a_wait_is_seen(waits):
+    with Calls() as counted:
+        waits(torch.ones(3))
+    assert counted.waits
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16 autocast", "bf16 weights"])
