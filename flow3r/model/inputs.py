@@ -56,6 +56,15 @@ def check_pairs(pairs: Tensor, scenes: int, views: int, has_flow_head: bool) -> 
             raise ValueError(f"pairs name views {low} to {high}, but there are {views}, counted from 0")
 
 
+def check_head_precision(weight: Tensor) -> None:
+    """Raise ValueError unless a weight of a head that works in fp32 is kept in it, as after `model.bfloat16()`."""
+    if weight.dtype != torch.float32:
+        raise ValueError(
+            f"the heads' weights are {weight.dtype}, expected torch.float32: lower a model loaded in float32 by "
+            "flow3r.model.fast.lay_out_for_inference(model, dtype), which leaves them"
+        )
+
+
 def check_intrinsics(intrinsics: Tensor, images: Tensor) -> None:
     """Raise ValueError unless intrinsics are (B, N, 3, 3) floats for these images, on their device, and finite."""
     expected = (*images.shape[:2], 3, 3)

@@ -83,5 +83,7 @@ def test_both_families_look_at_the_door(config):
     for images, pairs in ((255 * GOOD, None), (GOOD, torch.tensor([[[0, 7]]]))):
         with pytest.raises(ValueError, match=r"range from|name views"):
             model(images, pairs)
+    with pytest.raises(ValueError, match=r"heads' weights are torch.bfloat16, expected .*lay_out_for_inference"):
+        tiny_model(config).bfloat16()(GOOD)
     with pytest.raises(ValueError, match="intrinsics hold NaN"):
         model(GOOD, torch.tensor([[[0, 1]]]), intrinsics=PINHOLES * float("nan"))
