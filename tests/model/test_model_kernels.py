@@ -38,7 +38,7 @@ DEEP_VGGT = VggtConfig(
     dense=DenseHeadConfig(**NARROW_DPT),
     track=None,
 )
-# What reads a value or makes a shape of values, underscores ahead of the names aside: `.item()`, `if x:`, `x[mask]`, ...
+# What reads a value, or makes a shape of values: `.item()`, `if x:`, `x[mask]`. Names without underscores around them.
 WAITS = ("local_scalar_dense", "nonzero", "equal", "allclose", "masked_select", "unique")
 
 
