@@ -7,6 +7,7 @@ is replaced, and how images are augmented, from streams of each rank's own.
 
 import hashlib
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -246,7 +247,19 @@ def iterate_batches(
 def _made_ahead(batches: StepBatches, steps: Iterable[int]) -> Iterator[Batch]:
     """The batches of some steps, by workers that start when the first is asked for."""
     workers = batches.config.data.workers
-    yield from DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=4)
+    yield from DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        prefetch_factor=4,
+        worker_init_fn=_leave_termination_to_the_run,
+    )
+
+
+def _leave_termination_to_the_run(worker: int) -> None:
+    """A scheduler sends SIGTERM to workers too; the run still needs them to finish and save its step."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _weighted(sources: Any) -> Weighted:

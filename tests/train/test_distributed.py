@@ -1,4 +1,4 @@
-"""Two ranks on one machine, started once for all checks: two_ranks.py says what they do, this what must be true of it."""
+"""Two ranks on one machine, started once for all checks: two_ranks.py says what they do, and this what must be true."""
 
 import dataclasses
 import json
@@ -188,24 +188,27 @@ def test_a_machine_with_too_few_gpus_is_told(monkeypatch):
     assert device_of_rank("cuda") == torch.device("cuda:1") and device_of_rank("cpu") == torch.device("cpu")
 
 
-def test_torchrun_that_is_told_to_end_leaves_a_checkpoint(tmp_path):
-    script = tmp_path / "run.py"
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]])
+def test_sigterm_to_all_processes_of_a_run_leaves_a_checkpoint(tmp_path, launcher: list[str]):
+    """As a scheduler sends it: to what the launcher started, and to workers that read data."""
+    script, run = tmp_path / "run.py", tmp_path / "run"
     script.write_text(
         "import dataclasses, sys\n"
         "from two_ranks import CONFIG, ShiftedClips, train\n"
-        "config = dataclasses.replace(CONFIG, steps=10**6, checkpoint_every=10**6)\n"
+        "data = dataclasses.replace(CONFIG.data, workers=1)\n"
+        "config = dataclasses.replace(CONFIG, data=data, steps=10**6, checkpoint_every=10**6)\n"
         "train(config, sys.argv[1], clips=ShiftedClips(), device='cpu', quiet=True)\n"
     )
-    run = tmp_path / "run"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(run)]
-    process = subprocess.Popen([sys.executable, *launcher], env=environment(), stderr=subprocess.PIPE)
+    command = [sys.executable, *launcher, str(script), str(run)]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, start_new_session=True)
     log, deadline = run / "log.jsonl", time.monotonic() + LIMIT
     while time.monotonic() < deadline and process.poll() is None and not (log.exists() and log.read_text()):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     try:
         _, errors = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
     assert (run / "checkpoint.pt").exists(), errors.decode()
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == records(run)[-1]["step"]
+    assert launcher or process.returncode == 0  # torchrun itself reports the signal
