@@ -253,13 +253,13 @@ def _made_ahead(batches: StepBatches, steps: Iterable[int]) -> Iterator[Batch]:
         sampler=steps,
         num_workers=workers,
         prefetch_factor=4,
-        worker_init_fn=_leave_termination_to_the_run,
+        worker_init_fn=_outlive_one_termination,
     )
 
 
-def _leave_termination_to_the_run(worker: int) -> None:
-    """A scheduler sends SIGTERM to workers too; the run still needs them to finish and save its step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_one_termination(worker: int) -> None:
+    """A scheduler sends SIGTERM to workers too, which the run needs until its step is saved; a second one ends them."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _weighted(sources: Any) -> Weighted:
