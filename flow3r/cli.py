@@ -224,12 +224,13 @@ def plan(
     inputs: Positional[tuple[str, ...]],
     model: str = "nano",
     max_frames: int = 0,
+    shot: str = "all",
     device: str | None = None,
     views_per_window: int | None = None,
     overlap: int | None = None,
     memory_gb: float | None = None,
 ) -> None:
-    """What `flow3r reconstruct --max-frames 0 --shot all` would do on this device: windows, memory, time.
+    """What `flow3r reconstruct` would do with all frames on this device: windows, memory, time.
 
     Nothing is run but a few products that measure the device.
 
@@ -237,15 +238,16 @@ def plan(
         inputs: A video, an image, a folder, a glob, or several images.
         model: Name of a preset, or name, file or hub id of a model.
         max_frames: At most this many frames, evenly spread; 0 for all of them.
+        shot: Of a video with cuts: "all" (cuts ignored), "longest", or the number of a shot from 1.
         device: cpu, cuda, ...; by default CUDA where there is one.
         views_per_window: Frames that the model sees at once; by default what memory holds, at most 64.
         overlap: Frames that a window shares with the next; by default a quarter.
         memory_gb: Memory for the model and a window, instead of most of what is free.
     """
-    from flow3r.data.video import open_source
+    from flow3r.data.video import choose_shot, open_source
     from flow3r.reconstruction.forecast import forecast
 
-    source = open_source(inputs[0] if len(inputs) == 1 else list(inputs))
+    source, _ = choose_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
     lines = forecast(
         source,
         model,

@@ -52,7 +52,7 @@ def read_source(name_or_path: str | Path, accept_license: bool = False) -> Sourc
         check_licence(metadata["origin"], accept_license)
     mention_origin(layout.name, path)
     for key, value in tensors.items():
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(value.float()).all():  # of 8 bits too
             raise CheckpointError(f"{path}: {key} holds NaN or infinity; the weights are damaged, fetch them again")
     known = layout.our_names(tensors)
     return Source(path, layout, layout.to_ours(tensors), tuple(sorted(set(tensors) - set(known))), metadata)

@@ -76,9 +76,13 @@ class TrackHead(nn.Module):
                 f"queries are {queries.dtype} of shape {tuple(queries.shape)}, expected floats ({scenes}, n, 2): "
                 "pixels (x, y) of the first view of each scene"
             )
+        if queries.device != levels[0].device:
+            raise ValueError(f"queries are on {queries.device} and the images on {levels[0].device}: move one of them")
         if not queries.shape[1]:
             raise ValueError("there are no queries; give at least one pixel of the first view")
-        if not ((queries >= 0) & (queries <= queries.new_tensor(size[::-1]))).all():  # NaN fails too
+        # Values are read on a CPU alone, where that is no wait.
+        at_hand = queries.device.type == "cpu"
+        if at_hand and not ((queries >= 0) & (queries <= queries.new_tensor(size[::-1]))).all():  # NaN fails too
             low, high = queries.amin().item(), queries.amax().item()
             raise ValueError(
                 f"queries reach from {low:.1f} to {high:.1f}; expected pixels "

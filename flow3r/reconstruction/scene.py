@@ -22,6 +22,8 @@ from flow3r.reconstruction.record import Record, in_memory, on_disk
 from flow3r.reconstruction.windows import POOR_FIT, describe_poor_fit, join, predict_windows, seam
 from flow3r.types import Reconstruction
 
+PINHOLES = ("auto", "shared", "per-frame")
+
 
 def reconstruct(
     source: FrameSource,
@@ -61,6 +63,8 @@ def reconstruct(
     that cannot be used, CheckpointError for a model that predicts NaN or infinity.
     """
     check_max_frames(max_frames)
+    if pinhole not in PINHOLES:
+        raise InputError(f"pinhole is {pinhole!r}; expected one of {', '.join(PINHOLES)}")
     journal = Journal()
     with journal.timed("load"):
         sequence = open_frames(source)

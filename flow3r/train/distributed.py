@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flow3r.errors import Flow3rError, TrainingError
+from flow3r.nn.precision import choose_device
 
 TIMEOUT = timedelta(minutes=10)  # torch's default for NCCL: so long a rank waits for the others
 BUCKET = 2**24  # ours: elements of gradients that travel at once, 64 MB
@@ -143,10 +144,11 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
 def device_of_rank(device: torch.device | str | None) -> torch.device:
     """`device`, by default CUDA where there is one; of several GPUs, that of this rank on its machine.
 
-    Raises TrainingError if the machine has fewer GPUs than ranks.
+    Raises InputError for a device that is not there, TrainingError if the machine has fewer GPUs than ranks.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type != "cuda" or device.index is not None or _started() == 1:
+    named = torch.device(device).index is not None if device else False
+    device = choose_device(device)
+    if device.type != "cuda" or named or _started() == 1:
         return device
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if local >= count:

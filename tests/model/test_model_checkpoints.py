@@ -198,6 +198,13 @@ def test_weights_that_are_not_finite(saved, value):
     assert key in refusal(saved)
 
 
+def test_weights_of_eight_bits_are_read_too(tmp_path):
+    tensors = {key: value.to(torch.float8_e4m3fn) for key, value in public_tensors(tiny_model(PUBLIC)).items()}
+    save_file({key: value.contiguous() for key, value in tensors.items()}, tmp_path / "small.safetensors")
+    model = load_model(tmp_path / "small.safetensors")
+    assert torch.equal(model.state_dict()["image_mean"], tensors["image_mean"].float())
+
+
 def test_another_layout_names_its_keys(tmp_path):
     save_file({"backbone.conv.weight": torch.zeros(2)}, tmp_path / "resnet.safetensors")
     assert "backbone.conv.weight" in refusal(tmp_path / "resnet.safetensors")
