@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -107,7 +108,8 @@ def train(
         return
     clips = LabelClips(LabelStore(labels)) if labels is not None else None
     result = run(config, out, clips=clips, device=device, seconds=seconds)
-    PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
 
 
 @loads_weights

@@ -146,9 +146,9 @@ def device_of_rank(device: torch.device | str | None) -> torch.device:
 
     Raises InputError for a device that is not there, TrainingError if the machine has fewer GPUs than ranks.
     """
-    named = torch.device(device).index is not None if device else False
+    numbered = ":" in str(device)
     device = choose_device(device)
-    if device.type != "cuda" or named or _started() == 1:
+    if device.type != "cuda" or numbered or _started() == 1:
         return device
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if local >= count:
