@@ -146,10 +146,9 @@ def device_of_rank(device: torch.device | str | None) -> torch.device:
 
     Raises InputError for a device that is not there, TrainingError if the machine has fewer GPUs than ranks.
     """
-    numbered = ":" in str(device)
-    device = choose_device(device)
-    if device.type != "cuda" or numbered or _started() == 1:
-        return device
+    wanted = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if wanted != "cuda" or _started() == 1:
+        return choose_device(wanted)
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if local >= count:
         raise TrainingError(f"local rank {local} on a machine with {count} GPUs; start one process per GPU")
