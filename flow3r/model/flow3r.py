@@ -12,14 +12,7 @@ from flow3r.config import ModelConfig
 from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import Branch, CameraHead, PatchHead, points_from_raw
-from flow3r.model.inputs import (
-    OUTPUTS,
-    check_head_precision,
-    check_images,
-    check_intrinsics,
-    check_outputs,
-    check_pairs,
-)
+from flow3r.model.inputs import OUTPUTS, check_call
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.nn.attention import Attention
 from flow3r.nn.dinov2 import DinoV2
@@ -129,13 +122,7 @@ class Flow3r(nn.Module):
     def _check(
         self, images: Tensor, pairs: Tensor | None, outputs: Collection[str], intrinsics: Tensor | None = None
     ) -> None:
-        check_images(images, self.config.encoder.patch, self.image_mean.device)
-        check_head_precision(self.point_head.proj.weight)
-        check_outputs(outputs)
-        if pairs is not None:
-            check_pairs(pairs, *images.shape[:2], self.flow_head is not None)
-        if intrinsics is not None:
-            check_intrinsics(intrinsics, images)
+        check_call(images, pairs, outputs, intrinsics, self.config, self.point_head.proj.weight)
 
 
 def initialise(module: nn.Module) -> None:

@@ -5,8 +5,28 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from flow3r.config import ModelConfig, VggtConfig
+
 OUTPUTS = ("points", "confidence", "cameras")
 BRIGHTEST = 1.5  # ours: resampling may overshoot 1 a little, 8-bit values do so by far
+
+
+def check_call(
+    images: Tensor,
+    pairs: Tensor | None,
+    outputs: Collection[str],
+    intrinsics: Tensor | None,
+    config: ModelConfig | VggtConfig,
+    head_weight: Tensor,
+) -> None:
+    """Raise ValueError for a call that a model of these sizes, with this weight of a head in fp32, cannot answer."""
+    check_images(images, config.encoder.patch, head_weight.device)
+    check_head_precision(head_weight)
+    check_outputs(outputs)
+    if pairs is not None:
+        check_pairs(pairs, *images.shape[:2], config.flow is not None)
+    if intrinsics is not None:
+        check_intrinsics(intrinsics, images)
 
 
 def check_images(images: Tensor, patch: int, device: torch.device) -> None:

@@ -14,14 +14,7 @@ from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow3r import IMAGENET_MEAN, IMAGENET_STD, initialise
 from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import DenseHead, IterativeCameraHead, camera_from_code
-from flow3r.model.inputs import (
-    OUTPUTS,
-    check_head_precision,
-    check_images,
-    check_intrinsics,
-    check_outputs,
-    check_pairs,
-)
+from flow3r.model.inputs import OUTPUTS, check_call
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.model.tracking import TrackHead
 from flow3r.nn.dinov2 import DinoV2
@@ -137,13 +130,7 @@ class Vggt(nn.Module):
     def _check(
         self, images: Tensor, pairs: Tensor | None, outputs: Collection[str], intrinsics: Tensor | None = None
     ) -> None:
-        check_images(images, self.config.encoder.patch, self.multiview.register_tokens.device)
-        check_head_precision(self.camera_head.embed_pose.weight)
-        check_outputs(outputs)
-        if pairs is not None:
-            check_pairs(pairs, *images.shape[:2], self.flow_head is not None)
-        if intrinsics is not None:
-            check_intrinsics(intrinsics, images)
+        check_call(images, pairs, outputs, intrinsics, self.config, self.camera_head.embed_pose.weight)
 
 
 def inverse_log(y: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

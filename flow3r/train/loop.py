@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flow3r.config import DataConfig, TrainConfig
-from flow3r.data.mixture import ClipSource, Tally, Weighted, iterate_batches, stream
+from flow3r.data.mixture import ClipSource, LabelledSource, Tally, Weighted, iterate_batches, stream
 from flow3r.draw import training_picture
 from flow3r.errors import TrainingError
 from flow3r.files import atomic_path, write_text
@@ -41,6 +41,7 @@ def train(
     out: str | Path,
     *,
     clips: ClipSource | Weighted | None = None,
+    labelled: LabelledSource | Weighted | None = None,
     device: torch.device | str | None = None,
     seconds: float | None = None,
     quiet: bool = False,
@@ -48,9 +49,10 @@ def train(
 ) -> TrainResult:
     """Train `config` in the folder `out`, going on from its last checkpoint if there is one.
 
-    `clips` are unlabelled clips with flow, mixed with labelled worlds as `config.data` says. `seconds` ends the run
-    early by wall time, with the learning rate decayed to match. Writes `config.json`, `checkpoint.pt`, `log.jsonl` and
-    `model.safetensors`. After SIGTERM the step at hand is finished and saved, then SystemExit(0) raised.
+    `clips` are unlabelled clips with flow, mixed with labelled worlds as `config.data` says, or with `labelled` scenes
+    in their place (data/posed.py). `seconds` ends the run early by wall time, with the learning rate decayed to match.
+    Writes `config.json`, `checkpoint.pt`, `log.jsonl` and `model.safetensors`. After SIGTERM the step at hand is
+    finished and saved, then SystemExit(0) raised.
 
     Started by `torchrun`, each process learns from batches of its own, alike in kind and size in every step; the first
     one writes. `on_step(step, loss)` is called on each after each step, with the loss of its own batches.
@@ -61,7 +63,7 @@ def train(
     _check(config)
     device = device_of_rank(device)
     with joined_ranks(device) as ranks, termination() as terminated:
-        return _train(ranks, config, Path(out), clips, device, seconds, quiet, on_step, terminated)
+        return _train(ranks, config, Path(out), clips, labelled, device, seconds, quiet, on_step, terminated)
 
 
 def _train(
@@ -69,6 +71,7 @@ def _train(
     config: TrainConfig,
     out: Path,
     clips: ClipSource | Weighted | None,
+    labelled: LabelledSource | Weighted | None,
     device: torch.device,
     seconds: float | None,
     quiet: bool,
@@ -85,7 +88,8 @@ def _train(
     tally = Tally(config.data.bad_sample_budget)
     # Shares are numbered over all ranks: two ranks of one share see what one rank of two shares would.
     shares = range(ranks.rank * config.accumulate, (ranks.rank + 1) * config.accumulate)
-    batches = zip(*(iterate_batches(config, first_step, clips, device, rank=share, tally=tally) for share in shares))
+    sources = {"labelled": labelled, "tally": tally}
+    batches = zip(*(iterate_batches(config, first_step, clips, device, rank=share, **sources) for share in shares))
     begin, elapsed, stopping, done = time.monotonic(), 0.0, False, first_step
     with RunLog(out, config.steps, first_step, quiet) if ranks.first else nullcontext() as log:
         for step in range(first_step, config.steps):

@@ -95,6 +95,19 @@ def test_a_pass_is_few_kernels_and_waits_for_none(config, most, precision):
     assert counted.waits == {}
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16 autocast"])
+@pytest.mark.parametrize("config", [DEEP, DEEP_VGGT], ids=["flow3r", "vggt"])
+def test_the_trunk_of_both_families_is_at_most_1600_kernels(config, autocast):
+    """Encoder and multi-view transformer, two images."""
+    model = (Flow3r if isinstance(config, ModelConfig) else Vggt)(config).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        model.encode(images := torch.rand(1, 2, 3, 28, 42))
+        with Calls() as counted:
+            model.encode(images)
+    assert 1000 < counted.counts.total() <= 1600
+    assert counted.waits == {}
+
+
 def test_kernels_do_not_grow_with_views_or_pixels():
     model = Flow3r(DEEP).eval()
     few, many = (calls(model, torch.rand(1, n, 3, *size), autocast=False) for n, size in ((1, (14, 28)), (3, (42, 28))))

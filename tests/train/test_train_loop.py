@@ -11,7 +11,7 @@ import torch
 from tiny_model import TINY
 
 from flow3r.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
-from flow3r.data.mixture import draw_pairs
+from flow3r.data.mixture import RenderedWorlds, Wanted, draw_pairs
 from flow3r.errors import CheckpointError, TrainingError
 from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
@@ -158,6 +158,19 @@ def test_flow_on_labelled_data_can_be_left_out(tmp_path):
         train(dataclasses.replace(CONFIG, steps=1, data=data), tmp_path / str(wanted), quiet=True)
         logged = {name for record in records(tmp_path / str(wanted)) for name in record}
         assert ("labelled/flow" in logged) == wanted and "labelled/points" in logged
+
+
+def test_labelled_scenes_of_another_source_take_the_place_of_worlds(tmp_path):
+    drawn = []
+
+    class Scenes:
+        def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+            drawn.append(wanted.step)
+            return RenderedWorlds(CONFIG.data).draw(wanted, generator)
+
+    train(dataclasses.replace(CONFIG, steps=2), tmp_path, labelled=Scenes(), quiet=True)
+    assert drawn == [0, 1]
+    assert all("labelled/points" in record for record in records(tmp_path))
 
 
 def test_initial_weights_depend_on_the_seed_alone():
