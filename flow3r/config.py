@@ -192,11 +192,15 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A dataset that a run draws from."""
+    """A dataset that a run draws from, whole or in part: data/subsets.py puts its sequences in an order of their own,
+    from which `skip` are passed over and the next `sequences` taken. Equal `skip`: the smaller set lies in the larger.
+    """
 
     dataset: str
     sequences: int | None = None  # so many, the same for every run; None: all
     labels: Literal["own", "megasam"] = "own"  # depth and poses: the dataset's, or an optimiser's pseudo labels
+    skip: int = 0  # paper 4.1: ScanNet++ gives labelled scenes and, apart from them, unlabelled ones
+    weight: float = 1.0  # share of the draws of its kind, relative to the others'; ours: presets.py
 
 
 @dataclass(frozen=True)
@@ -253,11 +257,19 @@ class TrainConfig:
     seed: int = 0
     init_from: str | None = None  # file, folder, name or hub id of weights; a flow head that they lack stays fresh
     encoder_from: str | None = None  # file, folder or hub id of a DINOv2 with registers
-    devices: int = 1  # data-parallel processes that the numbers are meant for
+    devices: int = 1  # processes that the numbers are meant for
+    parallel: Literal["replicate", "shard"] = "replicate"  # every process holds the model, or a part of it (FSDP2)
     accumulate: int = 1  # batches of each process in a step: processes x accumulate batches share one update
     trainable: tuple[str, ...] = ("",)  # prefixes of parameter names; all others are frozen
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bf16 autocast where the device is fast in it
-    gradient_checkpointing: bool = False
+    recompute: Literal["nothing", "selective", "everything"] = "nothing"  # in the backward pass: nn/memory.py
+    compile: bool = False  # transformer blocks by torch.compile; the first steps then take minutes
+    ema: float = 0.0  # decay per step of averaged weights, which are then measured and written; 0: none
+    validate_every: int = 500  # steps, where there is something to measure
+    best_by: str | None = None  # measure of the validation by which best.safetensors is chosen
+    best_is: Literal["lowest", "highest"] = "lowest"
+    patience: int = 0  # validations without a new best after which the run ends; 0: it never does
     checkpoint_every: int = 500  # steps
+    keep_checkpoints: int = 2  # the last so many
     log_every: int = 10
     image_every: int = 500
