@@ -13,6 +13,7 @@ from flow3r import quickstart as quick
 from flow3r.adapt import adapt
 from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore
+from flow3r.data.mixture import Wanted
 from flow3r.data.worlds import render_worlds
 from flow3r.errors import Flow3rError
 from flow3r.export import load_reconstruction, write_reconstruction
@@ -60,10 +61,11 @@ def test_held_out_pairs_are_never_drawn(footage, tmp_path):
     adapt([str(footage / "frames")], tmp_path, model=footage / "tiny.safetensors", steps=1, held_out=0.4, quiet=True)
     clips = LabelClips(LabelStore(tmp_path / "labels"), 0.4)
     held_out = {name for clip in clips.held_out_pairs() for name in clip.names[0]}
+    wanted = clips.fit(Wanted(step=0, scenes=2, views=2, size=(14, 14), pairs=1), torch.Generator())
     drawn = {
         name
         for seed in range(20)
-        for scene in clips.draw(2, 2, 1, torch.Generator().manual_seed(seed)).names
+        for scene in clips.draw(wanted, torch.Generator().manual_seed(seed)).names
         for name in scene
     }
     assert drawn and not drawn & held_out

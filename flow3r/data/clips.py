@@ -1,7 +1,7 @@
 """Training clips from a store of flow labels, and the part of it that training never sees."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from flow3r.data.labels import LabelStore, SegmentInfo
+from flow3r.data.mixture import Source, Wanted
 from flow3r.data.sampling import draw_clip
 from flow3r.errors import LabelStoreError
 from flow3r.types import Flow, Views
@@ -30,7 +31,7 @@ class _Labelled:
         return max((len(group) for group in groups), default=0)
 
 
-class LabelClips:
+class LabelClips(Source):
     """Clips of labelled frames, drawn in proportion to the pairs that each segment has.
 
     The last `held_out` of every shot's frames are kept from training; pairs that reach across belong to neither part.
@@ -45,17 +46,27 @@ class LabelClips:
         if not self._train:
             raise LabelStoreError(f"{store.folder}: no accepted pair to train on; label other footage, or more of it")
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
-        """`scenes` clips of `views` frames with `pairs` labelled pairs each, of one grid; depends on `generator` alone.
+    def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
+        """With the size of the stored images of a clip that is drawn, and no more views than labelled pairs connect."""
+        size = _pick(self._train, generator).segment.size
+        most = max(part.connected for part in self._train if part.segment.size == size)
+        return replace(wanted, size=size, views=min(wanted.views, most))
 
-        Where labelled pairs connect fewer frames, as in footage that the teacher could hardly follow, clips have those.
-        """
-        return self.of_one_grid(generator).draw(scenes, views, pairs, generator)
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        """Clips of labelled pairs, of what `fit` returned."""
+        size, views = wanted.size, wanted.views
+        parts = [part for part in self._train if part.segment.size == size and part.connected >= views]
+        if not parts:
+            raise ValueError(f"{self.store.folder} has no clip of {views} frames of {size}; ask for what fit() returns")
+        return _stack([self._draw_one(parts, wanted, generator) for _ in range(wanted.scenes)])
 
-    def of_one_grid(self, generator: torch.Generator) -> "_OneGrid":
-        """The clips whose images have one size, drawn like those of a batch."""
-        first = _pick(self._train, generator).segment.size
-        return _OneGrid(self.store, [part for part in self._train if part.segment.size == first])
+    def _draw_one(self, parts: list[_Labelled], wanted: Wanted, generator: torch.Generator) -> Views:
+        drawn = None
+        while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
+            part = _pick(parts, generator)
+            drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], wanted.views, wanted.pairs, generator)
+        frames, rows = drawn
+        return self.store.clip(part.segment, frames.tolist(), part.rows[rows].tolist())
 
     def held_out_pairs(self) -> Iterator[Views]:
         """Every held-out pair as a clip of its own (B = 1, N = 2, P = 1), source frame first."""
@@ -72,28 +83,6 @@ class LabelClips:
     def held_out_count(self) -> int:
         """Ordered pairs held out."""
         return sum(len(part.rows) for part in self._held_out)
-
-
-@dataclass(frozen=True)
-class _OneGrid:
-    """Clips of images of one size."""
-
-    store: LabelStore
-    parts: list[_Labelled]
-
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
-        """As LabelClips.draw."""
-        views = min(views, max(part.connected for part in self.parts))
-        fitting = [part for part in self.parts if part.connected >= views]
-        return _stack([self._draw_one(fitting, views, pairs, generator) for _ in range(scenes)])
-
-    def _draw_one(self, parts: list[_Labelled], views: int, pairs: int, generator: torch.Generator) -> Views:
-        drawn = None
-        while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
-            part = _pick(parts, generator)
-            drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], views, pairs, generator)
-        frames, rows = drawn
-        return self.store.clip(part.segment, frames.tolist(), part.rows[rows].tolist())
 
 
 def _pick(parts: list[_Labelled], generator: torch.Generator) -> _Labelled:

@@ -8,10 +8,10 @@ is replaced, and how images are augmented, from streams of each rank's own.
 import hashlib
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -32,42 +32,45 @@ _LEAST_JUDGED = 1000  # scenes that the budget of bad samples is taken of at lea
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a step asks of a labelled source, the same on all ranks."""
+    """What a step asks of its source, the same on all ranks."""
 
     step: int
     scenes: int
     views: int
     size: tuple[int, int]  # (H, W)
-    pairs: int  # ordered pairs with flow for each scene, where the source knows flow; 0: none
+    pairs: int  # ordered pairs with flow for each scene, where the source knows flow; 0: no flow
 
 
-@runtime_checkable
-class LabelledSource(Protocol):
-    """Scenes with depth, intrinsics and poses. Raises one of BAD_SAMPLE where it cannot read what was drawn."""
+class Source(ABC):
+    """Scenes to learn from: labelled ones with depth, intrinsics and poses, or unlabelled clips with flow labels.
 
-    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views: ...
-
-
-@runtime_checkable
-class ClipSource(Protocol):
-    """Unlabelled clips with flow labels: `scenes` scenes of `views` frames and `pairs` labelled ordered pairs.
-
-    Raises one of BAD_SAMPLE where it cannot read what was drawn. It may also have `of_one_grid(generator)`, the source
-    of its clips of one image size, if they have several; ranks agree on it.
+    `in_process`: it draws on an accelerator, so that worker processes cannot.
     """
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views: ...
+    in_process: bool = False
+
+    @abstractmethod
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        """Scenes that depend on the arguments alone. Raises one of BAD_SAMPLE where what was drawn cannot be read."""
+
+    def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
+        """What it can give of what is wanted, for one that cannot give everything. All ranks call it alike."""
+        return wanted
 
 
-Weighted = Sequence[tuple[Any, float]]  # sources, and how often each is drawn in proportion to the others
+Weighted = Sequence[tuple[Source, float]]  # sources, and how often each is drawn in proportion to the others
 
 
 @dataclass(frozen=True)
-class RenderedWorlds:
+class RenderedWorlds(Source):
     """Procedural worlds, the source where no other is given; harder along the curriculum."""
 
     config: DataConfig
     device: torch.device | str = "cpu"
+
+    @property
+    def in_process(self) -> bool:
+        return torch.device(self.device).type != "cpu"
 
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         """New worlds, with exact flow."""
@@ -118,9 +121,8 @@ def draw_pairs(scenes: int, views: int, count: int, generator: torch.Generator) 
 class Plan:
     """What all ranks agree on in a step; `shared` is the stream that it was drawn from."""
 
-    source: Any
-    scenes: int
-    draw: Callable[[torch.Generator], Views]
+    source: Source
+    wanted: Wanted
     shared: torch.Generator
 
 
@@ -142,10 +144,10 @@ class StepBatches(Dataset):
     def __init__(
         self,
         config: TrainConfig,
-        clips: ClipSource | Weighted | None = None,
+        clips: Source | Weighted | None = None,
         device: torch.device | str = "cpu",
         *,
-        labelled: LabelledSource | Weighted | None = None,
+        labelled: Source | Weighted | None = None,
         rank: int = 0,
     ):
         self.config, self.rank = config, rank
@@ -163,29 +165,26 @@ class StepBatches(Dataset):
         source = _pick(self.unlabelled if unlabelled else self.labelled, shared)
         views = draw_integer(*data.views, shared)
         scenes = max(1, (data.small_images if small else data.images_per_batch) // views)
-        if unlabelled:
-            part = source.of_one_grid(shared) if hasattr(source, "of_one_grid") else source
-            return Plan(source, scenes, partial(part.draw, scenes, views, data.pairs_per_scene), shared)
         patch = self.config.model.encoder.patch
         shapes = grids(data.small_tokens if small else data.tokens, data.aspect)
         rows, columns = shapes[draw_integer(0, len(shapes) - 1, shared)]
         pairs = data.pairs_per_scene if self.config.model.flow else 0
         wanted = Wanted(step, scenes, views, (rows * patch, columns * patch), pairs)
-        return Plan(source, scenes, partial(source.draw, wanted), shared)
+        return Plan(source, source.fit(wanted, shared), shared)
 
     def __getitem__(self, step: int) -> Batch:
         plan, failures = self.plan(step), []
         for attempt in range(ATTEMPTS):
             try:
-                views = plan.draw(self._own(step, attempt, plan.shared))
+                views = plan.source.draw(plan.wanted, self._own(step, attempt, plan.shared))
             except BAD_SAMPLE as error:
                 failures.append(str(error))
                 continue
             if self.config.data.augment:
                 generator = stream(self.config.seed, step, "augmentation", self.rank)
                 views = augment(views, self.config.data.augmentation, generator)
-            return Batch(views, plan.scenes, tuple(failures))
-        return Batch(None, plan.scenes, tuple(failures))
+            return Batch(views, plan.wanted.scenes, tuple(failures))
+        return Batch(None, plan.wanted.scenes, tuple(failures))
 
     def _own(self, step: int, attempt: int, shared: torch.Generator) -> torch.Generator:
         """This rank's stream of scenes. Rank 0 goes on with the shared one, where the others leave it."""
@@ -219,14 +218,14 @@ class Tally:
 def iterate_batches(
     config: TrainConfig,
     first_step: int,
-    clips: ClipSource | Weighted | None,
+    clips: Source | Weighted | None,
     device: torch.device,
     *,
-    labelled: LabelledSource | Weighted | None = None,
+    labelled: Source | Weighted | None = None,
     rank: int = 0,
     tally: Tally | None = None,
 ) -> Iterator[Views]:
-    """Batches from `first_step` on, on `device`: read ahead by workers; worlds, on an accelerator, rendered in place.
+    """Batches from `first_step` on, on `device`: read ahead by workers, but for sources that draw in this process.
 
     A draw that cannot be read is replaced by another of the same source, and counted in `tally`. Raises TrainingError
     where that does not help, or happens too often.
@@ -235,8 +234,7 @@ def iterate_batches(
     tally = tally or Tally(config.data.bad_sample_budget)
 
     def in_place(step: int) -> bool:
-        rendered = device.type != "cpu" and isinstance(batches.plan(step).source, RenderedWorlds)
-        return config.data.workers == 0 or rendered
+        return config.data.workers == 0 or batches.plan(step).source.in_process
 
     steps = range(first_step, config.steps)
     ahead = _made_ahead(batches, (step for step in steps if not in_place(step)))
@@ -268,7 +266,7 @@ def _weighted(sources: Any) -> Weighted:
     return [(sources, 1.0)]
 
 
-def _pick(sources: Weighted, generator: torch.Generator) -> Any:
+def _pick(sources: Weighted, generator: torch.Generator) -> Source:
     """One of the sources in proportion to their weights; a single one takes no random number."""
     if len(sources) == 1:
         return sources[0][0]

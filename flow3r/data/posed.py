@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flow3r.data.frame import Frame, Sequence
-from flow3r.data.mixture import Wanted, draw_integer, draw_pairs
+from flow3r.data.mixture import Source, Wanted, draw_integer, draw_pairs
 from flow3r.data.sampling import seconds_of
 from flow3r.data.transforms import fit_depth, fit_frame, fit_intrinsics
 from flow3r.errors import InputError
@@ -19,7 +19,7 @@ from flow3r.types import Flow, Views
 LEAST_KNOWN = 0.01  # ours: share of a view's pixels with depth, below which a scene counts as bad; π³: one pixel
 
 
-class PosedScenes:
+class PosedScenes(Source):
     """Scenes of several views of one of the sequences, each as likely as the others.
 
     `dense`: depth is dense and exact enough to supervise normals. `rigid`: nothing moves, so that depth and poses give

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flow3r.config import DataConfig, TrainConfig
-from flow3r.data.mixture import ClipSource, LabelledSource, Tally, Weighted, iterate_batches, stream
+from flow3r.data.mixture import Source, Tally, Weighted, iterate_batches, stream
 from flow3r.draw import training_picture
 from flow3r.errors import TrainingError
 from flow3r.files import atomic_path, write_text
@@ -40,8 +40,8 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    clips: ClipSource | Weighted | None = None,
-    labelled: LabelledSource | Weighted | None = None,
+    clips: Source | Weighted | None = None,
+    labelled: Source | Weighted | None = None,
     device: torch.device | str | None = None,
     seconds: float | None = None,
     quiet: bool = False,
@@ -70,8 +70,8 @@ def _train(
     ranks: Ranks,
     config: TrainConfig,
     out: Path,
-    clips: ClipSource | Weighted | None,
-    labelled: LabelledSource | Weighted | None,
+    clips: Source | Weighted | None,
+    labelled: Source | Weighted | None,
     device: torch.device,
     seconds: float | None,
     quiet: bool,
@@ -156,7 +156,7 @@ def initial_model(config: TrainConfig) -> Model:
         load_encoder(model, encoder)
     if start is not None:
         initialise_from(model, start)
-    model.memory = Memory(recompute=config.gradient_checkpointing)
+    model.memory = Memory(recompute=config.recompute)
     return model
 
 

@@ -7,9 +7,10 @@ from made_media import texture
 
 from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore, Segment, SegmentInfo
+from flow3r.data.mixture import Wanted
 from flow3r.data.sampling import label_pairs
 from flow3r.errors import LabelStoreError
-from flow3r.types import Flow
+from flow3r.types import Flow, Views
 
 
 def write_segment(store: LabelStore, start: int, size: tuple[int, int], source: str = "a") -> SegmentInfo:
@@ -45,9 +46,15 @@ def store(tmp_path) -> LabelStore:
     return store
 
 
+def drawn(clips: LabelClips, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
+    """As a step draws: what the clips can give of what is wanted."""
+    wanted = clips.fit(Wanted(0, scenes, views, (14, 14), pairs), generator)
+    return clips.draw(wanted, generator)
+
+
 def test_a_batch_is_a_function_of_its_generator(store):
     clips = LabelClips(store)
-    a, b = (clips.draw(3, 4, 5, torch.Generator().manual_seed(7)) for _ in range(2))
+    a, b = (drawn(clips, 3, 4, 5, torch.Generator().manual_seed(7)) for _ in range(2))
     torch.testing.assert_close(a.images, b.images)
     torch.testing.assert_close(a.flow.pairs, b.flow.pairs)
     assert a.names == b.names
@@ -58,7 +65,7 @@ def test_pairs_keep_their_labels(store):
     clips = LabelClips(store)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
-        batch = clips.draw(2, 3, 4, generator)
+        batch = drawn(clips, 2, 3, 4, generator)
         assert batch.images.shape[:3] == (2, 3, 3)
         assert batch.flow.displacement.shape == (2, 4, *batch.images.shape[3:], 2)
         for scene in range(2):
@@ -71,7 +78,7 @@ def test_pairs_keep_their_labels(store):
 def test_the_end_of_every_shot_is_held_out(store):
     clips = LabelClips(store, held_out=0.4)  # of 20 frames: those from 12 on
     generator = torch.Generator().manual_seed(0)
-    seen = {name for _ in range(30) for scene in clips.draw(2, 2, 1, generator).names for name in scene}
+    seen = {name for _ in range(30) for scene in drawn(clips, 2, 2, 1, generator).names for name in scene}
     assert seen
     assert {int(name[1:]) for name in seen} <= set(range(12))
     held_out = list(clips.held_out_pairs())
@@ -83,7 +90,7 @@ def test_the_end_of_every_shot_is_held_out(store):
 
 
 def test_what_the_store_cannot_give_is_said(tmp_path, store):
-    connected = LabelClips(store).draw(2, 1000, 2, torch.Generator())
+    connected = drawn(LabelClips(store), 2, 1000, 2, torch.Generator())
     assert 2 <= connected.images.shape[1] < 1000 and connected.images.shape[0] == 2
     with pytest.raises(LabelStoreError, match="no accepted pair"):
         LabelClips(LabelStore(tmp_path / "empty", {}))

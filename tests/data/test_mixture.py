@@ -9,7 +9,7 @@ from tiny_model import TINY
 from flow3r.config import DataConfig, TrainConfig
 from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore
-from flow3r.data.mixture import StepBatches, Tally, Wanted, draw_pairs, grids, iterate_batches, stream
+from flow3r.data.mixture import Source, StepBatches, Tally, Wanted, draw_pairs, grids, iterate_batches, stream
 from flow3r.data.worlds import Worlds
 from flow3r.errors import InputError, LabelStoreError, TrainingError
 from flow3r.types import Flow, Views
@@ -18,15 +18,16 @@ DATA = DataConfig(views=(2, 3), images_per_batch=6, tokens=(9, 16), pairs_per_sc
 CONFIG = TrainConfig(name="test", model=TINY, data=DATA, steps=6, seed=3)
 
 
-class FakeClips:
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
-        chosen = draw_pairs(scenes, views, pairs, generator)
-        shape = (*chosen.shape[:2], 42, 56)
+class FakeClips(Source):
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        chosen = draw_pairs(wanted.scenes, wanted.views, wanted.pairs, generator)
+        shape = (*chosen.shape[:2], *wanted.size)
         flow = Flow(chosen, torch.randn(*shape, 2, generator=generator), torch.ones(shape))
-        return Views(images=torch.rand(scenes, views, 3, 42, 56, generator=generator), flow=flow)
+        images = torch.rand(wanted.scenes, wanted.views, 3, *wanted.size, generator=generator)
+        return Views(images=images, flow=flow)
 
 
-class FakeScenes:
+class FakeScenes(Source):
     """Labelled scenes of about one colour."""
 
     def __init__(self, colour: float):
@@ -51,10 +52,10 @@ class FlakyClips(FakeClips):
     def __init__(self, share: float, error: Exception = DAMAGED):
         self.share, self.error = share, error
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         if torch.rand((), generator=generator) < self.share:
             raise self.error
-        return super().draw(scenes, views, pairs, generator)
+        return super().draw(wanted, generator)
 
 
 def with_data(**changes) -> TrainConfig:

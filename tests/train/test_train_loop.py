@@ -11,7 +11,7 @@ import torch
 from tiny_model import TINY
 
 from flow3r.config import DataConfig, OptimConfig, SourceConfig, TrainConfig
-from flow3r.data.mixture import RenderedWorlds, Wanted, draw_pairs
+from flow3r.data.mixture import RenderedWorlds, Source, Wanted, draw_pairs
 from flow3r.errors import CheckpointError, TrainingError
 from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
@@ -31,13 +31,13 @@ CONFIG = TrainConfig(
 )
 
 
-class ShiftedClips:
+class ShiftedClips(Source):
     """Unlabelled clips: random texture moved by a constant flow, which is the label."""
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
-        chosen = draw_pairs(scenes, views, pairs, generator)
-        flow = torch.full((*chosen.shape[:2], 42, 42, 2), 3.0)
-        images = torch.rand(scenes, views, 3, 42, 42, generator=generator)
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        chosen = draw_pairs(wanted.scenes, wanted.views, wanted.pairs, generator)
+        flow = torch.full((*chosen.shape[:2], *wanted.size, 2), 3.0)
+        images = torch.rand(wanted.scenes, wanted.views, 3, *wanted.size, generator=generator)
         return Views(images, flow=Flow(chosen, flow, torch.ones(flow.shape[:-1])))
 
 
@@ -163,7 +163,7 @@ def test_flow_on_labelled_data_can_be_left_out(tmp_path):
 def test_labelled_scenes_of_another_source_take_the_place_of_worlds(tmp_path):
     drawn = []
 
-    class Scenes:
+    class Scenes(Source):
         def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
             drawn.append(wanted.step)
             return RenderedWorlds(CONFIG.data).draw(wanted, generator)
@@ -183,12 +183,12 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_gradient_checkpointing_and_bf16_train_too(tmp_path, share: float):
+def test_selective_recomputation_and_bf16_train_too(tmp_path, share: float):
     config = dataclasses.replace(
         CONFIG,
         steps=2,
         precision="bfloat16",
-        gradient_checkpointing=True,
+        recompute="selective",
         data=dataclasses.replace(CONFIG.data, unlabelled_share=share),
     )
     assert train(config, tmp_path, clips=ShiftedClips(), quiet=True).steps == 2

@@ -10,6 +10,7 @@ from test_train_loop import CONFIG, ShiftedClips, records
 from tiny_model import TINY_REFERENCE, TINY_VGGT
 
 from flow3r.config import LossConfig, OptimConfig, TrainConfig, VggtLossConfig, WorldsConfig
+from flow3r.data.mixture import Source, Wanted
 from flow3r.data.worlds import render_worlds
 from flow3r.draw import training_picture
 from flow3r.model.flow_heads import FLOW_HEADS
@@ -19,14 +20,14 @@ from flow3r.types import Views
 GEOMETRY = {"points", "centring", "depth", "rotation", "centres", "field_of_view"}
 
 
-class OneWorld:
+class OneWorld(Source):
     """The same labelled world at every step: two views, far apart."""
 
     def __init__(self):
         pairs = torch.tensor([[[0, 1], [1, 0]]])
         self.views = render_worlds([6], 2, (28, 42), config=WorldsConfig(held_out=True), pairs=pairs).views
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         return self.views
 
 

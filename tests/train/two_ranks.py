@@ -17,7 +17,7 @@ import torch
 from tiny_model import TINY, gradients, tiny_images, tiny_model
 
 from flow3r.config import DataConfig, OptimConfig, TrainConfig, WorldsConfig
-from flow3r.data.mixture import draw_pairs
+from flow3r.data.mixture import Source, Wanted, draw_pairs
 from flow3r.data.worlds import render_worlds
 from flow3r.train import distributed
 from flow3r.train.distributed import Ranks, joined_ranks
@@ -38,22 +38,22 @@ ONLY_CLIPS = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, u
 WITH_WORKER = dataclasses.replace(ONLY_CLIPS, data=dataclasses.replace(ONLY_CLIPS.data, workers=1))
 
 
-class ShiftedClips:
+class ShiftedClips(Source):
     """Unlabelled clips: random texture moved by a constant flow, which is the label."""
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
-        chosen = draw_pairs(scenes, views, pairs, generator)
-        flow = torch.full((*chosen.shape[:2], 42, 42, 2), 3.0)
-        images = torch.rand(scenes, views, 3, 42, 42, generator=generator)
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        chosen = draw_pairs(wanted.scenes, wanted.views, wanted.pairs, generator)
+        flow = torch.full((*chosen.shape[:2], *wanted.size, 2), 3.0)
+        images = torch.rand(wanted.scenes, wanted.views, 3, *wanted.size, generator=generator)
         return Views(images, flow=Flow(chosen, flow, torch.ones(flow.shape[:-1])))
 
 
-class LabelledClips:
+class LabelledClips(Source):
     """Labelled worlds without flow, in the place of clips."""
 
-    def draw(self, scenes: int, views: int, pairs: int, generator: torch.Generator) -> Views:
-        seeds = torch.randint(0, 100, (scenes,), generator=generator).tolist()
-        return render_worlds(seeds, views, (42, 42), config=WorldsConfig()).views
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        seeds = torch.randint(0, 100, (wanted.scenes,), generator=generator).tolist()
+        return render_worlds(seeds, wanted.views, wanted.size, config=WorldsConfig()).views
 
 
 class PoisonedClips(ShiftedClips):
