@@ -1,14 +1,17 @@
 """Every named run builds, and those of the paper carry the paper's numbers."""
 
 import dataclasses
+from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
 
 from flow3r.config import ModelConfig, TrainConfig, VggtConfig
+from flow3r.data.subsets import draw_subset
 from flow3r.model.checkpoints import MODEL_OF
 from flow3r.model.flow3r import Flow3r
-from flow3r.presets import ABLATION_MODEL, NANO_MODEL, PRESETS, adaptation
+from flow3r.presets import ABLATION_MODEL, NANO_MODEL, PRESETS, PUBLISHED, adaptation
 
 TABLE_1 = {
     f"table1-{scenes}-{variant}": (scenes, variant)
@@ -21,6 +24,14 @@ KIND = {"flow-projective": "projective", "flow-tracking": "tracking", "flow-fact
 def parameters(config: ModelConfig | VggtConfig) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in MODEL_OF[type(config)](config).parameters())
+
+
+def differing(a: Any, b: Any, path: str = "") -> list[str]:
+    """The paths of the fields in which two configurations differ, down to where they are of different kinds."""
+    if type(a) is type(b) and dataclasses.is_dataclass(a):
+        names = [field.name for field in dataclasses.fields(a)]
+        return [one for name in names for one in differing(getattr(a, name), getattr(b, name), f"{path}.{name}")]
+    return [] if a == b else [path.removeprefix(".")]
 
 
 def sources(config: TrainConfig) -> tuple[dict[str, int | None], dict[str, int | None]]:
@@ -55,6 +66,39 @@ def test_the_large_scale_stages_are_those_of_appendix_a1(name):
     assert list(sources(both)[1]) == ["kinetics700", "spatialvid", "epic_kitchens"]  # about 800K sequences
 
 
+@pytest.mark.parametrize("name", ["flow3r", "flow3r-vggt"])
+def test_datasets_are_drawn_by_the_square_root_of_their_published_sequences(name):
+    data = PRESETS[name].data
+    assert len(data.labelled) == 11 and len(data.unlabelled) == 3 and data.unlabelled_share == 0.5
+    for source in (*data.labelled, *data.unlabelled):
+        assert source.weight == pytest.approx(PUBLISHED[source.dataset] ** 0.5, abs=0.05)
+    assert {source.dataset for source in (*data.labelled, *data.unlabelled)} == set(PUBLISHED)
+
+
+def test_stages_start_from_what_earlier_stages_leave():
+    """`runs/NAME` is made by the preset of that name, whose model the next one holds, with a flow head or without."""
+    for name, run in PRESETS.items():
+        if run.init_from is None or not run.init_from.startswith("runs/"):
+            continue
+        before = PRESETS[run.init_from.removeprefix("runs/")]
+        paths = differing(run.model, before.model)
+        assert paths in ([], ["flow"]), f"{name} and {before.name} differ in {paths}"
+        assert before.model.flow in (None, run.model.flow), f"{name} would lose the flow head of {before.name}"
+        fresh = paths and run.model.flow is not None
+        assert not fresh or run.trainable == ("flow_head.",), f"{name}: a fresh head is to be warmed up first"
+
+
+def test_the_chains_are_those_of_the_paper():
+    chain = {name: PRESETS[name].init_from for name in PRESETS if name.startswith("flow3r")}
+    assert chain == {
+        "flow3r-warmup": "yyfz233/Pi3",
+        "flow3r": "runs/flow3r-warmup",
+        "flow3r-vggt-adapt": "facebook/VGGT-1B",
+        "flow3r-vggt-warmup": "runs/flow3r-vggt-adapt",
+        "flow3r-vggt": "runs/flow3r-vggt-warmup",
+    }
+
+
 def test_the_two_backbones_have_the_paper_s_depths():
     assert PRESETS["flow3r"].model.multiview.depth == 36 and PRESETS["flow3r-vggt"].model.multiview.depth == 48
     assert parameters(PRESETS["flow3r"].model) == 1_001_053_694
@@ -76,7 +120,8 @@ def test_vggt_is_first_fitted_to_relative_supervision():
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("table1", "table4", "table7"))])
 def test_the_ablation_rows_are_those_of_appendix_a2(name):
     run = PRESETS[name]
-    assert (run.steps, run.optim.learning_rate, run.devices) == (160_000, 2e-5, 4)
+    assert run.steps == (80_000 if name.endswith("exposures") else 160_000)
+    assert (run.optim.learning_rate, run.devices) == (2e-5, 4)
     assert run.optim.weight_decay == 0 and run.optim.betas == (0.9, 0.999)  # Adam
     assert run.model.multiview.depth == 24 and run.model.tokens == (256, 256) == run.data.tokens
     assert run.data.tokens[0] * 14**2 == 224 * 224 and run.data.aspect == (1.0, 1.0)
@@ -84,6 +129,15 @@ def test_the_ablation_rows_are_those_of_appendix_a2(name):
     assert not run.data.labelled_flow  # section 4.1: flow on the additional sequences alone
     assert dataclasses.replace(run.model, flow=None) == dataclasses.replace(ABLATION_MODEL, flow=None)
     assert isinstance(run.model, VggtConfig) and not run.model.multiview.first_view
+
+
+@pytest.mark.parametrize("scenes", ["static", "dynamic"])
+def test_any_two_flow_variants_differ_in_the_kind_of_their_head_alone(scenes):
+    variants = [PRESETS[f"table1-{scenes}-{variant}"] for variant in KIND]
+    assert [run.model.flow.kind for run in variants] == list(KIND.values())
+    for one, other in combinations(variants, 2):
+        paths = differing(one, other)
+        assert paths == ["name", "model.flow.kind"], f"{one.name} and {other.name} differ in {paths}"
 
 
 @pytest.mark.parametrize("name", TABLE_1)
@@ -94,12 +148,36 @@ def test_the_rows_of_table_1_differ_in_the_flow_head_and_its_data_alone(name):
     assert labelled == ({"scannetpp": 1_000} if scenes == "static" else {"omniworld": 1_000})
     if variant == "3d-sup":
         assert run.model.flow is None and unlabelled == {}
-    else:
-        assert run.model.flow.kind == KIND[variant]
-        assert unlabelled == ({"scannetpp_unlabelled": 1_000} if scenes == "static" else {"spatialvid": 3_000})
-    same = dataclasses.replace(run, name=base.name, model=base.model, data=base.data)
-    assert same == base
-    assert dataclasses.replace(run.data, unlabelled=()) == base.data
+        return
+    assert unlabelled == ({"scannetpp": 1_000} if scenes == "static" else {"spatialvid": 3_000})
+    assert run.model.flow.kind == KIND[variant]
+    paths = differing(run, base)
+    assert paths == ["name", "model.flow", "data.unlabelled"], f"{name} and {base.name} differ in {paths}"
+
+
+def test_unlabelled_scenes_of_the_labelled_dataset_are_others():
+    data = PRESETS["table1-static-flow-factored"].data
+    (labelled,), (unlabelled,) = data.labelled, data.unlabelled
+    assert labelled.dataset == unlabelled.dataset == "scannetpp"
+    assert (labelled.skip, unlabelled.skip) == (0, labelled.sequences)
+    names = [f"{number:04d}" for number in range(2_100)]
+    sets = [set(draw_subset(source, names, test=names[:100]).names) for source in (labelled, unlabelled)]
+    assert [len(one) for one in sets] == [1_000, 1_000] and not sets[0] & sets[1]
+
+
+@pytest.mark.parametrize("scenes", ["static", "dynamic"])
+def test_a_second_baseline_sees_its_labels_as_often_as_the_variants(scenes):
+    base, variant = (PRESETS[f"table1-{scenes}-{arm}"] for arm in ("3d-sup", "flow-factored"))
+    exposures = PRESETS[f"table1-{scenes}-3d-sup-exposures"]
+    assert differing(exposures, base) == ["name", "steps"]
+    assert exposures.steps == variant.steps * (1 - variant.data.unlabelled_share) == 80_000
+
+
+def test_larger_subsets_hold_the_smaller_ones():
+    """All rows of a dataset begin their stretch at the same place of its order, but for the unlabelled ScanNet++."""
+    for name, run in PRESETS.items():
+        for source in (*run.data.labelled, *run.data.unlabelled):
+            assert source.skip == 0 or (source.dataset == "scannetpp" and name.startswith("table1-static")), name
 
 
 def test_table_4_scales_the_unlabelled_videos_and_compares_with_more_labels():
