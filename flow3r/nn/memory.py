@@ -1,29 +1,44 @@
 """How a forward pass trades time for memory. Nothing here changes a result beyond rounding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+# What the backward pass runs again of transformer blocks and pair decoders, instead of keeping it from the forward
+# pass: "selective" keeps what products of matrices and attention made, and runs the rest again, convolutions too.
+Recompute = Literal["nothing", "selective", "everything"]
+PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm"})
+ATTENTION = "_scaled_dot_product_"  # how the name of each of its kernels begins, on any device
 
 
 @dataclass(frozen=True)
 class Memory:
-    """`recompute`: run a part again in the backward pass instead of keeping what it made on the way.
+    """`recompute`: what the backward pass runs again instead of keeping.
 
     `tokens`: at most so many tokens go at once through work in which they do not see each other, where no gradient is
     wanted; None: all. A view is not divided, so it may exceed a budget that is smaller than itself.
     """
 
-    recompute: bool = False
+    recompute: Recompute = "nothing"
     tokens: int | None = None
 
     def recomputed(self, function: Callable, *inputs: object) -> object:
-        """`function(*inputs)`, recomputed in the backward pass if so chosen."""
-        if self.recompute and torch.is_grad_enabled():
+        """`function(*inputs)`, recomputed in the backward pass as chosen.
+
+        What is compiled and marked by `recompute_selectively` is left to its compiler where "selective" is chosen.
+        """
+        by_itself = self.recompute == "selective" and getattr(function, "recomputes_selectively", False)
+        if self.recompute == "nothing" or by_itself or not torch.is_grad_enabled():
+            return function(*inputs)
+        if self.recompute == "everything":
             return checkpoint(function, *inputs, use_reentrant=False)
-        return function(*inputs)
+        with _no_autocast_cache():
+            return checkpoint(function, *inputs, use_reentrant=False, context_fn=_keeping_products)
 
     def fits(self, tokens: int) -> bool:
         """Whether so many tokens go at once."""
@@ -45,6 +60,32 @@ class Memory:
         for start in range(step, rows, step):
             whole[start : start + step] = function(*(x[start : start + step] for x in inputs))
         return whole
+
+
+def recompute_selectively(module: torch.nn.Module) -> None:
+    """Mark a compiled module: the compiler's own backward pass keeps products and runs what is cheap again."""
+    module.recomputes_selectively = True
+
+
+def _keeping_products() -> tuple[AbstractContextManager, AbstractContextManager]:
+    return create_selective_checkpoint_contexts(_policy)
+
+
+def _policy(context: object, operation: Any, *arguments: object, **options: object) -> CheckpointPolicy:
+    name = operation.__name__.split(".")[0]  # without its overload
+    kept = name in PRODUCTS or name.startswith(ATTENTION)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextmanager
+def _no_autocast_cache() -> Iterator[None]:
+    """Weights are cast on every use, so that recomputing runs the operations of the forward pass, one for one."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 WHOLE = Memory()

@@ -1,13 +1,11 @@
 """The closed forms against what is counted and held while models run, and against the sizes of the public ones."""
 
 import dataclasses
-import weakref
 
 import pytest
 import torch
+from live_memory import LiveMemory
 from tiny_model import TINY, tiny_images
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from flow3r.config import CameraHeadConfig, DenseHeadConfig, ModelConfig, MultiViewConfig, VggtConfig
@@ -38,34 +36,6 @@ def make(config: ModelConfig | VggtConfig) -> Flow3r | Vggt:
 
 def with_flow(config: ModelConfig | VggtConfig, kind: str) -> ModelConfig | VggtConfig:
     return dataclasses.replace(config, flow=dataclasses.replace(config.flow, kind=kind))
-
-
-class LiveMemory(TorchDispatchMode):
-    """The most bytes that tensors made within held at once, the given ones not counted."""
-
-    def __init__(self, *given: torch.Tensor):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = {tensor.untyped_storage()._cdata for tensor in given}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self.hold(tensor.untyped_storage())
-        return result
-
-    def hold(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self.known:
-            return
-        self.known.add(storage._cdata)
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.release, storage._cdata, storage.nbytes())
-
-    def release(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
 
 
 def some_pairs(views: int, count: int) -> torch.Tensor | None:

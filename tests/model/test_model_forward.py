@@ -127,11 +127,11 @@ def test_everything_else_learns():
     assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
 
 
-def test_gradient_checkpointing_changes_memory_not_gradients():
+def test_recomputation_changes_memory_not_gradients():
     results, calls = [], []
-    for saving in (False, True):
+    for recompute in ("nothing", "everything"):
         model = tiny_model().train()
-        model.memory = Memory(recompute=saving)
+        model.memory = Memory(recompute=recompute)
         ran = []
         for block in (*model.encoder.blocks, *model.multiview.blocks, *model.camera_branch.blocks, model.flow_head.dpt):
             block.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))

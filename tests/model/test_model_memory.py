@@ -1,10 +1,12 @@
-"""A budget of tokens changes what runs at once, and nothing else."""
+"""A budget of tokens changes what runs at once, recomputing what is kept, and neither changes a result."""
 
 import dataclasses
 
 import pytest
 import torch
-from tiny_model import TINY, TINY_REFERENCE, TINY_VGGT, tiny_images, tiny_model
+from live_memory import LiveMemory
+from tiny_model import TINY, TINY_REFERENCE, TINY_VGGT, gradients, tiny_images, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
 
 from flow3r.nn.attention import Attention
 from flow3r.nn.block import Block, run_block
@@ -13,6 +15,10 @@ from flow3r.nn.rope import rotary_table, rotate
 from flow3r.types import Prediction
 
 PAIRS = torch.tensor([[[0, 1], [4, 2], [2, 3]], [[1, 0], [0, 3], [4, 1]]])
+
+
+FAMILIES = pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["flow3r", "flow3r-vggt"])
+KINDS = pytest.mark.parametrize("kind", ["factored", "tracking", "projective", "projective+sceneflow"])
 
 
 def tensors(prediction: Prediction) -> dict[str, torch.Tensor]:
@@ -110,3 +116,59 @@ def test_a_table_in_fp32_turns_fp32_queries_before_they_are_rounded():
     assert turned[0].dtype == turned[1].dtype == torch.bfloat16
     assert torch.equal(turned[0], truth.bfloat16())
     assert (turned[1] - truth).abs().mean() > (turned[0] - truth).abs().mean()
+
+
+def with_flow(config, kind: str):
+    """Pairs are decoded in several chunks, which share weights."""
+    return dataclasses.replace(config, flow=dataclasses.replace(config.flow, kind=kind, pairs_per_chunk=2))
+
+
+def step(config, recompute: str, dtype: torch.dtype = torch.float32) -> tuple[dict, dict, int]:
+    """Outputs, gradients, and the bytes that the forward pass left for the backward pass."""
+    model, images = tiny_model(config).train(), tiny_images(scenes=2, views=5)
+    model.memory = Memory(recompute=recompute)
+    lower = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with LiveMemory(images, *model.parameters()) as live, lower:
+        outputs = tensors(model(images, PAIRS))
+    kept = live.now
+    sum(value.square().mean() for value in outputs.values()).backward()
+    return outputs, gradients(model), kept
+
+
+@FAMILIES
+@KINDS
+def test_recomputing_changes_neither_outputs_nor_gradients_but_what_is_kept(config, kind):
+    """The same operations on the same numbers, so bit for bit."""
+    outputs, slopes, all_kept = step(with_flow(config, kind), "nothing")
+    kept = [all_kept]
+    for recompute in ("selective", "everything"):
+        again, slopes_again, bytes_kept = step(with_flow(config, kind), recompute)
+        assert again.keys() == outputs.keys() and slopes_again.keys() == slopes.keys()
+        assert all(torch.equal(again[name], outputs[name]) for name in outputs)
+        assert [name for name in slopes if not torch.equal(slopes_again[name], slopes[name])] == []
+        kept.append(bytes_kept)
+    assert kept[0] > 1.1 * kept[1] > 1.1 * 1.1 * kept[2]
+
+
+@FAMILIES
+@KINDS
+def test_recomputing_under_autocast_is_within_its_rounding(config, kind):
+    """Autocast keeps the casts of weights that are used again, which recomputing must not find missing."""
+    exact, slopes, _ = step(with_flow(config, kind), "nothing", torch.bfloat16)
+    outputs, slopes_again, _ = step(with_flow(config, kind), "selective", torch.bfloat16)
+    assert all(torch.equal(outputs[name], exact[name]) for name in exact)
+    for name, slope in slopes.items():
+        assert (slopes_again[name] - slope).norm() <= 2**-6 * slope.norm() + 1e-12, name
+
+
+def test_products_and_attention_run_once_where_recomputing_is_selective():
+    def counted(recompute: str) -> int:
+        model = tiny_model()
+        model.memory = Memory(recompute=recompute)
+        scores = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: q.numel() * k[-2]}
+        with FlopCounterMode(display=False, custom_mapping=scores) as counter:
+            sum(value.square().mean() for value in tensors(model(tiny_images())).values()).backward()
+        return counter.get_total_flops()
+
+    nothing, selective, everything = (counted(name) for name in ("nothing", "selective", "everything"))
+    assert nothing == selective < everything
