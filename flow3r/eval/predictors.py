@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flow3r.geometry.camera import centred_intrinsics, focal_from_points, unproject
-from flow3r.geometry.flow import project_flow
-from flow3r.geometry.se3 import invert, transform_maps
+from flow3r.geometry.camera import centred_intrinsics, unproject
+from flow3r.geometry.rigid import rigid_flow
+from flow3r.geometry.se3 import transform_maps
 from flow3r.types import Flow, Prediction, Views
 
 FLAT_FIELD_OF_VIEW = 60.0  # degrees across; ours: the middle of the training worlds' range
@@ -48,26 +48,11 @@ def _has_flow_head(model: nn.Module) -> bool:
     return config is None or config.flow is not None
 
 
-def predicted_intrinsics(prediction: Prediction) -> Float[Tensor, "B N 3 3"]:
-    """The model's own intrinsics, or the square, centred pinhole that best explains each of its pointmaps."""
-    if prediction.intrinsics is not None:
-        return prediction.intrinsics
-    points = prediction.local_points.nan_to_num(0.0, 0.0, 0.0)
-    weight = torch.ones_like(points[..., 0]) if prediction.confidence is None else prediction.confidence.nan_to_num(0.0)
-    return centred_intrinsics(focal_from_points(points, weight), *points.shape[-3:-1])
-
-
 def with_projected_flow(prediction: Prediction, views: Views) -> Prediction:
     """The prediction with the flow of a static world that its own points and cameras imply (Eq. 5)."""
     if views.flow is None:
         return prediction
-    scene = torch.arange(len(views.images), device=views.images.device)[:, None]
-    source, target = views.flow.pairs.unbind(-1)
-    displacement, _ = project_flow(
-        prediction.world_points[scene, source],
-        invert(prediction.world_from_camera[scene, target]),
-        predicted_intrinsics(prediction)[scene, target],
-    )
+    displacement, _ = rigid_flow(prediction, views.flow.pairs)
     return replace(prediction, flow=Flow(views.flow.pairs, displacement, None))
 
 
