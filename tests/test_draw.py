@@ -1,13 +1,18 @@
 """Pictures: directions, distances and what is unknown can be told from each other; points are drawn where they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_model import TINY, TINY_VGGT, tiny_model
+from torch.nn import functional as F
 
+from flow3r.data.worlds import Worlds, render_worlds
 from flow3r.draw import (
+    cloud_from_above,
     colourise_depth,
     colourise_flow,
     colourise_mask,
@@ -18,10 +23,13 @@ from flow3r.draw import (
     to_bytes,
     training_picture,
 )
+from flow3r.geometry.camera import unproject
+from flow3r.geometry.se3 import transform_maps
 from flow3r.types import Flow, Prediction, Views
 
 LENS = torch.tensor([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]])
 SIZE = (24, 32)
+SEED = 16  # of a world with moving objects in sight
 RED, GREEN, BLUE = torch.eye(3)
 
 
@@ -162,12 +170,138 @@ def test_label_pictures_show_source_target_flow_and_covisibility() -> None:
     assert torch.equal(picture[:, 2:16, 56:70], torch.ones(3, 14, 14))
 
 
-def test_training_pictures_show_what_there_is() -> None:
-    views = batch(1)
-    points = torch.rand(1, 2, 14, 14, 3) + 1
-    flow = Flow(views.flow.pairs, torch.randn(1, 1, 14, 14, 2, requires_grad=True), None)
-    full = training_picture(views, Prediction(local_points=points.requires_grad_(), flow=flow))
-    assert full.shape == (3, 18, 7 * 18) and not full.requires_grad
-    assert training_picture(views, Prediction(flow=flow)).shape == (3, 18, 4 * 18)
-    unlabelled = Views(images=views.images)
-    assert training_picture(unlabelled, Prediction(local_points=points)).shape == (3, 18, 18)
+@pytest.fixture(scope="module")
+def world() -> Worlds:
+    """A rendered world of three views, some of it moving, with exact flow from view 1 to view 2."""
+    return render_worlds([SEED], 3, (42, 56), pairs=torch.tensor([[[1, 2]]]))
+
+
+def truth_of(views: Views) -> Prediction:
+    local = unproject(views.depth, views.intrinsics)
+    world = transform_maps(views.world_from_camera, local)
+    return Prediction(local, world, world_from_camera=views.world_from_camera, flow=views.flow)
+
+
+def columns(views: Views, prediction: Prediction) -> list[torch.Tensor]:
+    """The pictures in the first row of the training picture, all as large as the images."""
+    height, width = views.images.shape[3:]
+    row = training_picture(views, prediction)[:, 2 : 2 + height]
+    return [tile[..., 2 : 2 + width] for tile in row.split(width + 4, dim=2)]
+
+
+def test_the_rigid_flow_of_the_truth_has_the_colours_of_the_exact_label_where_the_world_stands_still(world) -> None:
+    views = world.views
+    source, target, covisible, label, predicted, rigid, *_ = columns(views, truth_of(views))
+    assert torch.equal(source, views.images[0, 1]) and torch.equal(target, views.images[0, 2])
+    seen, moving = views.flow.covisible[0, 0] > 0, world.moving[0, 1]
+    assert torch.equal(covisible[0] > 0.5, seen) and 0.3 < seen.float().mean() < 1 and (seen & moving).sum() > 20
+    torch.testing.assert_close(predicted[:, seen], label[:, seen], atol=1e-6, rtol=0)
+    torch.testing.assert_close(rigid[:, seen & ~moving], label[:, seen & ~moving], atol=1e-2, rtol=0)
+    assert (rigid - label)[:, seen & moving].abs().mean() > 0.05
+    assert label[:, ~seen].max() < 0.2  # a label knows nothing there
+
+
+def test_the_three_flows_share_one_scale_of_colours(world) -> None:
+    views = world.views
+    half = replace(views.flow, displacement=0.5 * views.flow.displacement)
+    _, _, _, label, predicted, *_ = columns(views, replace(truth_of(views), flow=half))
+    seen = (views.flow.covisible[0, 0] > 0) & (label.amin(0) > 0.26)  # not saturated: that has one channel below 1/4
+    assert seen.sum() > 100
+    torch.testing.assert_close(1 - predicted[:, seen], 0.5 * (1 - label[:, seen]), atol=1e-4, rtol=0)
+
+
+def test_what_lies_behind_the_target_camera_has_no_rigid_flow(world) -> None:
+    beyond = world.views.world_from_camera.clone()
+    beyond[:, 2, :3, 3] += 1000 * beyond[:, 2, :3, 2]
+    rigid = columns(world.views, replace(truth_of(world.views), world_from_camera=beyond))[5]
+    assert rigid.max() < 0.2
+
+
+def test_depth_right_up_to_scale_and_points_right_up_to_similarity_look_like_the_truth(world) -> None:
+    views, right = world.views, truth_of(world.views)
+    turned = torch.tensor([[0.6, 0, 0.8, 1], [0, 1, 0, 2], [-0.8, 0, 0.6, 3], [0, 0, 0, 1]])
+    scale = torch.diag(torch.tensor([3.0, 3, 3, 1]))
+    scaled = replace(
+        right,
+        local_points=3 * right.local_points,
+        world_points=transform_maps((turned @ scale).expand(1, 3, 4, 4), right.world_points),
+        world_from_camera=turned @ scale @ views.world_from_camera @ scale.inverse(),
+        intrinsics=views.intrinsics,
+    )
+    *_, depth, predicted_depth, cloud, predicted_cloud = columns(views, scaled)
+    torch.testing.assert_close(predicted_depth, depth, atol=1e-3, rtol=0)
+    assert (predicted_cloud != cloud).any(0).float().mean() < 0.1  # points on the border of two pixels
+    assert (cloud < 1).any(0).float().mean() > 0.2
+    wrong = columns(views, replace(scaled, local_points=right.local_points * right.local_points[..., 2:]))[-3]
+    assert (wrong - depth).abs().mean() > 0.02
+
+
+def test_a_cloud_is_seen_from_behind_and_above_its_camera() -> None:
+    """What lies straight ahead at the median depth is in the middle, what is nearer below it, what is higher above."""
+    ahead, nearer, higher = torch.tensor([[0.0, 0, 4], [0, 0, 3], [0, -1, 4]])
+    points = torch.stack([ahead, ahead, nearer, higher, ahead])[None, :, None]
+    colours = torch.stack([RED, RED, GREEN, BLUE, RED]).T[None, :, :, None]
+    known = torch.ones(1, 5, 1, dtype=torch.bool)
+    images = torch.ones(1, 3, *SIZE)
+    images[..., :5, :1], known = colours, F.pad(known, (0, SIZE[1] - 1, 0, SIZE[0] - 5))
+    points = F.pad(points, (0, 0, 0, SIZE[1] - 1, 0, SIZE[0] - 5))
+    picture = cloud_from_above(points, images, known, LENS)
+    places = {
+        name: (picture == colour[:, None, None]).all(0).nonzero().float().mean(0)
+        for name, colour in {"ahead": RED, "nearer": GREEN, "higher": BLUE}.items()
+    }
+    assert places["ahead"].tolist() == pytest.approx([12, 16], abs=1)  # y, x
+    assert places["nearer"][0] > places["ahead"][0] + 1 and places["higher"][0] < places["ahead"][0] - 1
+    assert places["nearer"][1] == places["higher"][1] == places["ahead"][1]
+
+
+@pytest.mark.parametrize("scenes", [1, 2])
+def test_training_pictures_show_what_there_is(scenes: int) -> None:
+    views = batch(2)
+    points = torch.rand(2, 2, 14, 14, 3) + 1
+    poses, lens = torch.eye(4).expand(2, 2, 4, 4), torch.diag(torch.tensor([9.0, 9, 1])).expand(2, 2, 3, 3)
+    labelled = replace(views, world_from_camera=poses, intrinsics=lens)
+    unlabelled = replace(views, depth=None)
+    flow = Flow(views.flow.pairs, torch.randn(2, 1, 14, 14, 2, requires_grad=True), None)
+    local = Prediction(local_points=points.requires_grad_())
+    whole = replace(local, world_points=points, world_from_camera=poses, flow=flow)
+
+    def count(views: Views, prediction: Prediction) -> int:
+        picture = training_picture(views, prediction, scenes)
+        assert picture.shape[1] == 18 * scenes and picture.isfinite().all() and not picture.requires_grad
+        return picture.shape[2] // 18
+
+    assert count(labelled, whole) == 10
+    assert count(labelled, Prediction()) == 4 + 2  # the labels alone
+    assert count(labelled, replace(whole, flow=None)) == 9
+    assert count(unlabelled, whole) == 8
+    assert count(unlabelled, Prediction(flow=flow)) == 5
+    assert count(unlabelled, Prediction(world_from_camera=poses)) == 4
+    assert count(Views(images=views.images), local) == 3
+    assert count(replace(labelled, flow=None), local) == 1 + 2 + 2
+    none = Flow(views.flow.pairs[:, :0], views.flow.displacement[:, :0], None)
+    assert count(replace(unlabelled, flow=none), Prediction()) == 1
+
+
+def test_the_prediction_may_be_of_the_first_scenes_alone() -> None:
+    views = batch(3)
+    first = Flow(views.flow.pairs[:2], views.flow.displacement[:2], None)
+    assert training_picture(replace(views, depth=None), Prediction(flow=first)).shape == (3, 2 * 18, 5 * 18)
+
+
+def test_a_cloud_does_not_depend_on_the_frame_of_a_head_of_its_own(world) -> None:
+    """The world points of such a head may be turned against the cameras: that shows in the rigid flow alone."""
+    right = truth_of(world.views)
+    turn = torch.tensor([[0.0, 0, 1, 5], [0, 1, 0, 6], [-1, 0, 0, 7], [0, 0, 0, 1]]).expand(1, 3, 4, 4)
+    turned = columns(world.views, replace(right, world_points=transform_maps(turn, right.world_points)))
+    shown = columns(world.views, right)
+    assert (turned[-1] != shown[-1]).any(0).float().mean() < 0.1
+    assert (turned[5] != shown[5]).any(0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["pi3", "vggt"])
+def test_both_families_fill_every_column(config, world) -> None:
+    with torch.no_grad():
+        prediction = tiny_model(config)(world.views.images, world.views.flow.pairs)
+    shown = columns(world.views, prediction)
+    assert len(shown) == 10 and all(tile.isfinite().all() and tile.std() > 0 for tile in shown)
