@@ -126,7 +126,7 @@ def _train(
                         unread = {"unread": tally.bad / tally.scenes} if tally.bad else {}
                         log.scalars(done, {"lr": rate, "grad": norm, "steps/s": speed, **unread, **means})
                     if log.draws and done % config.image_every == 0:
-                        log.image(done, "flow and points", training_picture(views, prediction))
+                        log.picture(done, "flow_and_points", training_picture(views, prediction))
                 if ranks.first and done % config.checkpoint_every == 0:
                     save_checkpoint(checkpoint, model, optimizer, done, config)
             if stopping or (seconds is not None and elapsed >= seconds):
