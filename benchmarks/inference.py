@@ -45,10 +45,10 @@ from flow3r.model.cost import forward_flops
 from flow3r.model.flow3r import Flow3r
 from flow3r.model.layouts import LAYOUTS
 from flow3r.nn.block import Block
-from flow3r.nn.precision import product_dtype
+from flow3r.nn.precision import product_dtype, product_rate
 from flow3r.nn.rope import rotary_table
 from flow3r.presets import NANO_MODEL
-from flow3r.reconstruction import product_rate, reconstruct
+from flow3r.reconstruction import reconstruct
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear", "matmul", "convolution", "_scaled_dot_product")
 STAND_IN = "math"

@@ -28,7 +28,8 @@ from flow3r.geometry.stitch import move_cameras, similarity
 from flow3r.metrics.pose import trajectory_errors
 from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
-from flow3r.reconstruction import memory_budget, plan_windows, product_rate, reconstruct
+from flow3r.nn.precision import product_rate
+from flow3r.reconstruction import memory_budget, plan_windows, reconstruct
 from flow3r.types import Prediction
 
 SEEDS, VIEWS, SIZE = range(900_000, 900_006), 48, (112, 112)

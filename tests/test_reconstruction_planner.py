@@ -16,8 +16,9 @@ from flow3r.data.video import open_source
 from flow3r.errors import InputError
 from flow3r.model.cost import forward_flops, peak_bytes
 from flow3r.model.flow3r import Flow3r
+from flow3r.nn.precision import product_rate
 from flow3r.presets import NANO_MODEL
-from flow3r.reconstruction import memory_budget, plan_windows, product_rate, reconstruct
+from flow3r.reconstruction import memory_budget, plan_windows, reconstruct
 from flow3r.reconstruction.memory import _left_in_container, free_bytes
 from flow3r.reconstruction.windows import split
 

@@ -47,7 +47,7 @@ def forward_flops(
     heads = _flow3r_head_flops if isinstance(config, ModelConfig) else _vggt_head_flops
     total += heads(config, views, grid, wanted, latents)
     if pairs:
-        total += _flow_flops(config.flow, latent_widths(config), views, pairs, grid, (height, width))
+        total += flow_flops(config.flow, latent_widths(config), views, pairs, grid, (height, width))
     return total
 
 
@@ -153,10 +153,10 @@ def _iterative_camera_flops(camera: CameraHeadConfig, width: int, views: int) ->
     return camera.iterations * (views * (into + out) + camera.depth * block_flops(views, width, camera.mlp_ratio))
 
 
-def _flow_flops(
+def flow_flops(
     flow: FlowHeadConfig, widths: LatentWidths, views: int, pairs: int, grid: tuple[int, int], size: tuple[int, int]
 ) -> int:
-    """The fusion MLP's first layer acts once per view, the rest of the MLP and the DPT once per pair."""
+    """Operations of a flow head: its MLP's first layer acts once per view, the rest and the DPT once per pair."""
     projection = pairs * size[0] * size[1] * linear_flops(3, 3) if "projective" in flow.kind else 0
     if flow.kind == "projective":
         return projection

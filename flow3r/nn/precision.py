@@ -1,4 +1,7 @@
-"""Which device is worked on; which precision it is fast in, products are taken in, and weights are kept in."""
+"""Which device is worked on; which precision it is fast in, and how fast; which products and weights are in."""
+
+import math
+import time
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,18 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     else:
         native = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if native else torch.float32
+
+
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of matrix products on a device, from a few that take a moment."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = torch.ones(2, size, size, device=device, dtype=dtype).unbind(0)
+    best = math.inf
+    for _ in range(4):  # the first warms up
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Images or a video of any length in, cameras and points out: windows of a model, joined into one world."""
 
 from flow3r.reconstruction.network import hash_weights
-from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows, product_rate
+from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows
 from flow3r.reconstruction.scene import depth_at_original, reconstruct, spread_frames
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "hash_weights",
     "memory_budget",
     "plan_windows",
-    "product_rate",
     "reconstruct",
     "spread_frames",
 ]

@@ -9,10 +9,10 @@ from flow3r.data.arrays import FrameSource, open_frames
 from flow3r.data.frame import frame_sizes
 from flow3r.data.transforms import choose_grid
 from flow3r.model.checkpoints import load_model
-from flow3r.nn.precision import choose_device, fast_dtype
+from flow3r.nn.precision import choose_device, fast_dtype, product_rate
 from flow3r.presets import PRESETS
 from flow3r.reconstruction.network import TOKENS_AT_ONCE, kept_in
-from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows, product_rate
+from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows
 from flow3r.reconstruction.scene import check_max_frames, spread_frames
 
 

@@ -1,7 +1,5 @@
 """How many views a window takes on a device, and what it will cost, before anything is run."""
 
-import math
-import time
 from dataclasses import dataclass
 
 import torch
@@ -87,15 +85,3 @@ def memory_budget(device: torch.device, memory_gb: float | None = None, held: in
     if not memory_gb > 0:
         raise InputError(f"memory_gb is {memory_gb}; expected a positive number of gigabytes")
     return int(memory_gb * 1e9)
-
-
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of matrix products on a device, from a few that take a moment."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = torch.ones(2, size, size, device=device, dtype=dtype).unbind(0)
-    best = math.inf
-    for _ in range(4):  # the first warms up
-        began = time.perf_counter()
-        (a @ b)[0, 0].item()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
