@@ -7,10 +7,14 @@ is replaced, and how images are augmented, from streams of each rank's own.
 
 import hashlib
 import math
+import multiprocessing.connection
 import signal
+import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,6 +60,10 @@ class Source(ABC):
     def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
         """What it can give of what is wanted, for one that cannot give everything. All ranks call it alike."""
         return wanted
+
+    def counts(self) -> Counter[str]:
+        """What it has counted in this process so far, by names for the log."""
+        return Counter()
 
 
 Weighted = Sequence[tuple[Source, float]]  # sources, and how often each is drawn in proportion to the others
@@ -128,11 +136,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's views, None where all attempts failed, and what was wrong with the draws that they replace."""
+    """A step's views, None where all attempts failed; what was wrong with the draws that they replace; and what the
+    source counted."""
 
     views: Views | None
     scenes: int
     failures: tuple[str, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 class StepBatches(Dataset):
@@ -174,17 +184,17 @@ class StepBatches(Dataset):
 
     def __getitem__(self, step: int) -> Batch:
         plan, failures = self.plan(step), []
+        views, before = None, Counter(plan.source.counts())
         for attempt in range(ATTEMPTS):
             try:
                 views = plan.source.draw(plan.wanted, self._own(step, attempt, plan.shared))
+                break
             except BAD_SAMPLE as error:
                 failures.append(str(error))
-                continue
-            if self.config.data.augment:
-                generator = stream(self.config.seed, step, "augmentation", self.rank)
-                views = augment(views, self.config.data.augmentation, generator)
-            return Batch(views, plan.wanted.scenes, tuple(failures))
-        return Batch(None, plan.wanted.scenes, tuple(failures))
+        if views is not None and self.config.data.augment:
+            generator = stream(self.config.seed, step, "augmentation", self.rank)
+            views = augment(views, self.config.data.augmentation, generator)
+        return Batch(views, plan.wanted.scenes, tuple(failures), plan.source.counts() - before)
 
     def _own(self, step: int, attempt: int, shared: torch.Generator) -> torch.Generator:
         """This rank's stream of scenes. Rank 0 goes on with the shared one, where the others leave it."""
@@ -194,15 +204,17 @@ class StepBatches(Dataset):
 
 
 class Tally:
-    """Counts a run's scenes and, among its draws, those that failed, from its start or resumption on, on its rank."""
+    """Counts a rank's scenes, draws that failed, and what sources count, from its start or resumption on."""
 
     def __init__(self, budget: float):
         self.budget, self.scenes, self.bad = budget, 0, 0
+        self.counts: Counter[str] = Counter()
 
     def add(self, batch: Batch, step: int) -> Views:
         """The batch's views. Raises TrainingError where there are none, and beyond the budget of bad samples."""
         self.scenes += batch.scenes
         self.bad += len(batch.failures)
+        self.counts += batch.counts
         if batch.views is None:
             raise TrainingError(
                 f"step {step}: {len(batch.failures)} draws in a row could not be read, the last: {batch.failures[-1]}"
@@ -213,6 +225,11 @@ class Tally:
                 f"most {self.budget:g} (bad_sample_budget); the last: {batch.failures[-1]}"
             )
         return batch.views
+
+    def records(self) -> dict[str, float]:
+        """For the log: the share of scenes that could not be read, if there were any, and what sources counted."""
+        unread = {"unread": self.bad / self.scenes} if self.bad else {}
+        return unread | {name: float(count) for name, count in sorted(self.counts.items())}
 
 
 def iterate_batches(
@@ -228,7 +245,7 @@ def iterate_batches(
     """Batches from `first_step` on, on `device`: read ahead by workers, but for sources that draw in this process.
 
     A draw that cannot be read is replaced by another of the same source, and counted in `tally`. Raises TrainingError
-    where that does not help, or happens too often.
+    where that does not help, or happens too often, and where a worker has died whose batch is next.
     """
     batches = StepBatches(config, clips, device, labelled=labelled, rank=rank)
     tally = tally or Tally(config.data.bad_sample_budget)
@@ -239,19 +256,69 @@ def iterate_batches(
     steps = range(first_step, config.steps)
     ahead = _made_ahead(batches, (step for step in steps if not in_place(step)))
     for step in steps:
-        yield tally.add(batches[step] if in_place(step) else next(ahead), step).to(device)
+        try:
+            batch = batches[step] if in_place(step) else next(ahead)
+        except DeadWorker as death:
+            raise TrainingError(f"step {step}: {death}") from death
+        yield tally.add(batch, step).to(device)
+
+
+class DeadWorker(Exception):
+    """A process that made batches ahead is no more; the message says which, how it ended, and what to do."""
 
 
 def _made_ahead(batches: StepBatches, steps: Iterable[int]) -> Iterator[Batch]:
     """The batches of some steps, by workers that start when the first is asked for."""
-    workers = batches.config.data.workers
-    yield from DataLoader(
+    loader = DataLoader(
         batches,
         batch_size=None,
         sampler=steps,
-        num_workers=workers,
+        num_workers=batches.config.data.workers,
         prefetch_factor=4,
         worker_init_fn=_outlive_one_termination,
+    )
+    others = set(multiprocessing.active_children())
+    with _deaths_found_late():
+        made = iter(loader)
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    while True:
+        try:
+            batch = next(made)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:  # also where a batch that it had made is lost with it
+            multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=1)  # for one that is dying
+            if not any(worker.exitcode for worker in workers):
+                raise
+            message = _obituary(workers)
+            for worker in workers:
+                worker.kill()  # the others may wait for what the dead one held
+            raise DeadWorker(message) from error
+        yield batch
+
+
+@contextmanager
+def _deaths_found_late() -> Iterator[None]:
+    """Torch's handler of SIGCHLD, which it sets in this context, would raise in the middle of a step: without it, the
+    death of a worker is found where its batch is missing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+
+
+def _obituary(workers: list[multiprocessing.process.BaseProcess]) -> str:
+    dead = [worker for worker in workers if worker.exitcode]
+    ends = [
+        f"{worker.pid} by {signal.Signals(-worker.exitcode).name}" if worker.exitcode < 0 else f"{worker.pid} by itself"
+        for worker in dead
+    ]
+    return (
+        f"of {len(workers)} processes that read data ahead, {len(dead)} ended ({', '.join(ends)}). SIGKILL mostly "
+        "means that memory ran out: give more, or set `workers` of the data to fewer, or to 0 to read in the main "
+        "process. The same command goes on from the last checkpoint"
     )
 
 

@@ -73,9 +73,20 @@ def draw_clip(
 ) -> tuple[Int[Tensor, "N"], Int[Tensor, "Q"]] | None:
     """A training clip from the labelled pairs of one segment: `views` frames and `wanted` rows of `pairs` among them.
 
-    The frames grow from a random pair along random labelled pairs, so that the clip is connected; they come in
-    ascending order. Rows are drawn without repetition while there are enough, and repeat beyond that. None if the
-    pair that was drawn is not connected to that many frames, or if `pairs` is empty.
+    Frames are those of `draw_connected`. Rows are drawn without repetition while there are enough, and repeat beyond
+    that. None where there are no such frames.
+    """
+    frames = draw_connected(pairs, views, generator)
+    if frames is None:
+        return None
+    order = rows_among(pairs, frames, generator)
+    return frames, order.repeat(-(-wanted // len(order)))[:wanted]
+
+
+def draw_connected(pairs: Int[Tensor, "P 2"], views: int, generator: torch.Generator) -> Int[Tensor, "N"] | None:
+    """`views` frames that grow from a random pair along random pairs, so that these connect them; ascending.
+
+    None if the pair that was drawn is not connected to that many frames, or if `pairs` is empty.
     """
     if len(pairs) == 0:
         return None
@@ -86,9 +97,13 @@ def draw_clip(
             return None
         candidates = pairs[growing]
         frames = torch.cat([frames, candidates[_draw(len(candidates), generator)]]).unique()
+    return frames.sort().values
+
+
+def rows_among(pairs: Int[Tensor, "P 2"], frames: Int[Tensor, "N"], generator: torch.Generator) -> Int[Tensor, "Q"]:
+    """The rows of the pairs whose frames are both among these, in random order."""
     inside = torch.isin(pairs, frames).all(dim=1).nonzero()[:, 0]
-    order = inside[torch.randperm(len(inside), generator=generator)]
-    return frames.sort().values, order.repeat(-(-wanted // len(order)))[:wanted]
+    return inside[torch.randperm(len(inside), generator=generator)]
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

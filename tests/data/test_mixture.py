@@ -1,5 +1,9 @@
 import dataclasses
 import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -284,3 +288,76 @@ def test_an_accelerator_renders_worlds_in_place_and_has_the_rest_from_workers(mo
     assert all(views.images.is_meta for views in there)
     assert [views.labelled for views in there] == [expected[step].views.labelled for step in range(40)]
     assert [views.images.shape for views in there] == [expected[step].views.images.shape for step in range(40)]
+
+
+class MortalClips(FakeClips):
+    """Of which some steps end the process that draws them, if it is a worker."""
+
+    def __init__(self, steps: Iterable[int], by: int):
+        self.steps, self.by, self.here = steps, by, os.getpid()
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        if wanted.step in self.steps and os.getpid() != self.here:
+            os.kill(os.getpid(), self.by)
+        return super().draw(wanted, generator)
+
+
+def test_a_dead_worker_is_named_where_its_batch_is_missing():
+    config = with_data(unlabelled_share=1.0, workers=2)
+    seen = []
+    with pytest.raises(TrainingError, match=r"^step [1-5]: of 2 processes .* 1 ended \(\d+ by SIGKILL\).* `workers`"):
+        for views in iterate_batches(config, 0, MortalClips([5], signal.SIGKILL), torch.device("cpu")):
+            seen.append(views)
+            time.sleep(0.05)  # a step, in which the death must not be felt
+    expected = StepBatches(config, FakeClips())
+    assert len(seen) <= 5 and all(same(views, expected[step].views) for step, views in enumerate(seen))
+
+
+def test_an_error_in_a_worker_is_not_taken_for_its_death():
+    config = with_data(unlabelled_share=1.0, workers=1)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        list(iterate_batches(config, 0, FlakyClips(1.0, RuntimeError("a mistake")), torch.device("cpu")))
+
+
+class CountedClips(FakeClips):
+    """Counts its scenes as it draws."""
+
+    def __init__(self):
+        self.drawn = Counter()
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        self.drawn["scenes drawn"] += wanted.scenes
+        return super().draw(wanted, generator)
+
+    def counts(self) -> Counter[str]:
+        return self.drawn
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_sources_count_reaches_the_log_from_every_process(workers: int):
+    tally = Tally(0.0)
+    config = with_data(unlabelled_share=1.0, workers=workers)
+    clips = CountedClips()
+    seen = list(iterate_batches(config, 0, clips, torch.device("cpu"), tally=tally))
+    assert tally.records() == {"scenes drawn": sum(len(views.images) for views in seen)}
+
+
+def test_two_workers_and_two_ranks_never_draw_the_same_scenes():
+    config = with_data(unlabelled_share=0.5, workers=2, augment=False)
+    sums = [
+        float(scene.double().sum())
+        for rank in (0, 1)
+        for views in iterate_batches(config, 0, FakeClips(), torch.device("cpu"), labelled=FakeScenes(0.5), rank=rank)
+        for scene in views.images
+    ]
+    assert len(sums) > 150 and len(set(sums)) == len(sums)
+
+
+def test_a_source_that_draws_on_an_accelerator_is_never_drawn_from_by_workers():
+    class OnAccelerator(MortalClips):
+        in_process = True
+
+    config = with_data(unlabelled_share=0.5, workers=1)
+    source = OnAccelerator(range(40), signal.SIGKILL)
+    drawn = iterate_batches(config, 0, source, torch.device("cpu"), labelled=FakeScenes(0.5))
+    assert len(list(drawn)) == 40
