@@ -1,6 +1,6 @@
 """Ways to run a trained model faster, each within rounding of the plain one; they may be combined, in this order.
 
-Each works on the model in place, as `nn.Module.to` does, and is for inference.
+Each works on the model in place, as `nn.Module.to` does, and is for inference; `compile_blocks` serves training too.
 """
 
 from collections import OrderedDict
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from flow3r.nn.block import Block
+from flow3r.nn.memory import Memory, Recompute
 from flow3r.nn.precision import lower_precision
+from flow3r.nn.rope import RotaryTable
 
 MOST_CAPTURED_TOKENS = 16_384  # ours: beyond it the arithmetic outweighs the launches
 MOST_CAPTURED_SHAPES = 8
+MOST_COMPILED_FORMS = 64  # ours: about five of each kind of block with `any_size`; torch's 8 then runs the rest plainly
 
 
 def lay_out_for_inference(model: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -28,14 +31,31 @@ def lay_out_for_inference(model: nn.Module, dtype: torch.dtype | None = None) ->
     model.to(memory_format=torch.channels_last)
 
 
-def compile_blocks(model: nn.Module, mode: Literal["default", "max-autotune-no-cudagraphs"] = "default") -> int:
+def compile_blocks(
+    model: nn.Module,
+    mode: Literal["default", "max-autotune-no-cudagraphs"] = "default",
+    *,
+    recompute: Recompute = "nothing",
+    any_size: bool = False,
+) -> int:
     """Compile every transformer block; returns their number. Blocks of one kind share what is compiled.
 
-    The first call for a new number of views or size of images compiles for seconds to minutes.
+    The first call for a new number of views or size of images compiles for seconds to minutes. With `any_size` what is
+    compiled serves all sizes, as training needs it: one view, one scene and several are then all that is told apart.
+    `recompute` holds for training, in place of the model's own. Gradients of gradients are not to be had.
+
+    Lets torch keep as many compiled forms of one function as there are kinds of blocks, for the whole process.
     """
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_COMPILED_FORMS)
+    memory = Memory(recompute=recompute)
+
+    def run(block: Block, x: Tensor, rope: RotaryTable | None) -> Tensor:
+        return memory.recomputed(block.plain, x, rope)
+
+    compiled = torch.compile(run, mode=mode, dynamic=any_size or None)
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     for block in blocks:
-        block.compile(mode=mode)
+        block.compiled = compiled
     return len(blocks)
 
 

@@ -1,5 +1,7 @@
 """THE transformer block: pre-norm attention and MLP, each with an optional LayerScale."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -34,7 +36,12 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x += scale1(attention(norm1 x)); x += scale2(mlp(norm2 x))."""
+    """x += scale1(attention(norm1 x)); x += scale2(mlp(norm2 x)).
+
+    `compiled`: what runs in place of `plain` on the same arguments, and recomputes by itself; model/fast.py sets it.
+    """
+
+    compiled: Callable[..., Tensor] | None = None
 
     def __init__(
         self,
@@ -54,6 +61,10 @@ class Block(nn.Module):
         self.scale2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
 
     def forward(self, x: Float[Tensor, "B T D"], rope: RotaryTable | None = None) -> Float[Tensor, "B T D"]:
+        return self.plain(x, rope) if self.compiled is None else self.compiled(self, x, rope)
+
+    def plain(self, x: Float[Tensor, "B T D"], rope: RotaryTable | None) -> Float[Tensor, "B T D"]:
+        """The block, operation by operation."""
         return self.finish(x, attend(*self.attention.project(self.norm1(x), rope)))
 
     def finish(self, x: Float[Tensor, "B T D"], seen: Float[Tensor, "B heads T d"]) -> Float[Tensor, "B T D"]:
@@ -67,7 +78,7 @@ def run_block(
 ) -> Float[Tensor, "B T D"]:
     """A block on rows of tokens that see each other within their row: one view, or several on the table of one."""
     if memory.fits(x.shape[0] * x.shape[1]):
-        return memory.recomputed(block, x, rope)
+        return memory.recomputed(block, x, rope) if block.compiled is None else block(x, rope)
     tokens_of_view = x.shape[1] if rope is None else len(rope[0])
     return memory.by_rows(
         lambda rows: _view_by_view(block, rows, rope, memory.rows(x.shape[1] // tokens_of_view, tokens_of_view)),

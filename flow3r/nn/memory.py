@@ -1,7 +1,7 @@
 """How a forward pass trades time for memory. Nothing here changes a result beyond rounding."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,16 +28,12 @@ class Memory:
     tokens: int | None = None
 
     def recomputed(self, function: Callable, *inputs: object) -> object:
-        """`function(*inputs)`, recomputed in the backward pass as chosen.
-
-        What is compiled and marked by `recompute_selectively` is left to its compiler where "selective" is chosen.
-        """
-        by_itself = self.recompute == "selective" and getattr(function, "recomputes_selectively", False)
-        if self.recompute == "nothing" or by_itself or not torch.is_grad_enabled():
+        """`function(*inputs)`, recomputed in the backward pass as chosen."""
+        if self.recompute == "nothing" or not torch.is_grad_enabled():
             return function(*inputs)
         if self.recompute == "everything":
             return checkpoint(function, *inputs, use_reentrant=False)
-        with _no_autocast_cache():
+        with nullcontext() if torch.compiler.is_compiling() else _no_autocast_cache():
             return checkpoint(function, *inputs, use_reentrant=False, context_fn=_keeping_products)
 
     def fits(self, tokens: int) -> bool:
@@ -60,11 +56,6 @@ class Memory:
         for start in range(step, rows, step):
             whole[start : start + step] = function(*(x[start : start + step] for x in inputs))
         return whole
-
-
-def recompute_selectively(module: torch.nn.Module) -> None:
-    """Mark a compiled module: the compiler's own backward pass keeps products and runs what is cheap again."""
-    module.recomputes_selectively = True
 
 
 def _keeping_products() -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -82,17 +82,57 @@ with torch.inference_mode():
 """
 
 
+def run_apart(script: str) -> subprocess.CompletedProcess:
+    """In a process of its own: the checks of shapes that tests run under are not for the compiler."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_blocks_are_the_plain_ones():
-    """In a process of its own: the checks of shapes that tests run under are not for the compiler."""
-    process = subprocess.run(
-        [sys.executable, "-c", COMPILED],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
-    )
+    process = run_apart(COMPILED)
     assert process.returncode == 0, process.stderr
     assert float(process.stdout) < 2e-5
+
+
+TRAINED = """
+import torch
+from torch._dynamo.utils import counters
+from flow3r.model import fast
+from flow3r.nn.block import Block, run_block
+from flow3r.nn.memory import Memory
+from flow3r.nn.rope import rotary_table
+whole = torch.compile
+fast.torch.compile = lambda f, mode, dynamic: whole(f, backend="aot_eager", dynamic=dynamic)  # all but its kernels
+block, other = (Block(16, 2, 2, 1e-6, 1e-5, 1.0) for _ in range(2))
+other.load_state_dict(block.state_dict())
+fast.compile_blocks(torch.nn.Sequential(block), recompute="selective", any_size=True)
+for scenes, views, rows, columns in [(2, 3, 4, 5), (4, 2, 3, 6), (3, 5, 2, 4), (6, 4, 5, 3)]:
+    table = rotary_table(rows, columns, 1, 8, 100.0, torch.device("cpu"), torch.float32)
+    x = torch.randn(scenes, views * (1 + rows * columns), 16)
+    kept = []
+    for module in (block, other):
+        module.zero_grad()
+        kept.append(0)
+        def keep(saved):
+            kept[-1] += saved.numel()
+            return saved
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            y = run_block(module, x, table, Memory("selective" if module is block else "nothing"))
+        y.square().mean().backward()
+    error = max((a.grad - b.grad).norm() / b.grad.norm() for a, b in zip(block.parameters(), other.parameters()))
+    assert error < 1e-5, error
+    assert kept[0] < 0.8 * kept[1], kept
+    print(counters["stats"]["unique_graphs"])
+"""
+
+
+def test_blocks_compiled_for_training_have_the_gradients_of_plain_ones_at_all_sizes_and_recompute():
+    """What was compiled for the first two sizes serves all others."""
+    process = run_apart(TRAINED)
+    assert process.returncode == 0, process.stderr
+    first, second, *others = map(int, process.stdout.split())
+    assert first == 1 and others == [second, second] and second <= 2
 
 
 def test_cuda_graphs_ask_for_a_cuda_device():
