@@ -49,11 +49,11 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     from PIL import ImageOps
 
     with _opened(Path(path)) as image:
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else image
         if upright.mode.startswith("I;16"):
             grey = (np.asarray(upright) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
-        return np.array(upright.convert("RGB"))
+        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -51,12 +51,14 @@ class PosedScenes(Source):
             sequence = long_enough[draw_integer(0, len(long_enough) - 1, generator)]
             indices = draw_frames(sequence.timestamps(), views, self.strides, generator)
             scenes.append(_labels(list(sequence.frames(indices.tolist())), sequence.name, wanted.size))
-        images, depth, intrinsics, poses = (torch.from_numpy(np.stack(values)).float() for values in zip(*scenes))
+        images, *labels = (torch.from_numpy(np.stack(values)) for values in zip(*scenes))
+        images = images.float().div_(255).movedim(-1, 2)
+        depth, intrinsics, poses = (label.float() for label in labels)
         flow = None
         if self.rigid and wanted.pairs:
             flow = _flow(depth, intrinsics, poses, draw_pairs(len(depth), views, wanted.pairs, generator))
         dense = torch.full(depth.shape[:2], self.dense)
-        return Views(images.movedim(-1, 2) / 255, depth, intrinsics, poses, dense=dense, flow=flow)
+        return Views(images, depth, intrinsics, poses, dense=dense, flow=flow)
 
 
 def _labels(frames: List[Frame], name: str, size: tuple[int, int]) -> tuple[np.ndarray, ...]:

@@ -116,9 +116,10 @@ def fit_depth(
     scale, shift = model_from_original[[0, 1], [0, 1]], model_from_original[:2, 2]
     x = np.floor((np.arange(size[1]) + 0.5 - shift[0]) / scale[0]).astype(int)
     y = np.floor((np.arange(size[0]) + 0.5 - shift[1]) / scale[1]).astype(int)
-    inside = ((y >= 0) & (y < depth.shape[0]))[:, None] & ((x >= 0) & (x < depth.shape[1]))
-    picked = depth[np.clip(y, 0, depth.shape[0] - 1)[:, None], np.clip(x, 0, depth.shape[1] - 1)]
-    return np.where(inside, picked, 0.0).astype(depth.dtype)
+    picked = depth.take(y, axis=0, mode="clip").take(x, axis=1, mode="clip")
+    picked[(y < 0) | (y >= depth.shape[0])] = 0
+    picked[:, (x < 0) | (x >= depth.shape[1])] = 0
+    return picked
 
 
 def fit_intrinsics(

@@ -147,7 +147,7 @@ class CameraFolder:
             return None
         if depth.shape != size:
             raise InputError(f"{file}: depth of frame {index} is {depth.shape}, its image {size}")
-        return np.where(np.isfinite(depth) & (depth > 0), depth, 0.0).astype(np.float32)
+        return np.where((depth > 0) & (depth < np.inf), depth, np.float32(0))  # neither for NaN
 
 
 def _read_depth(file: Path, scale: float) -> np.ndarray:
