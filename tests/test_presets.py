@@ -1,6 +1,7 @@
 """Every named run builds, and those of the paper carry the paper's numbers."""
 
 import dataclasses
+import re
 from itertools import combinations
 from typing import Any
 
@@ -217,3 +218,12 @@ def test_adaptation_keeps_the_sizes_and_mixes_both_kinds():
     assert config.model == NANO_MODEL and config.init_from == "weights.safetensors"
     assert 0 < config.data.unlabelled_share < 1
     assert dataclasses.replace(config, steps=1).name == "adapt"
+
+
+def test_the_page_on_reproduction_names_every_run_of_the_paper_and_no_other(repository):
+    page = (repository / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:table\d|flow3r)(?:-[\w]+)*\b", page))
+    named |= {name.replace("VARIANT", variant) for name in named for variant in KIND if "VARIANT" in name}
+    named |= {name.replace("BASE", base) for name in named for base in ("pi3", "vggt") if "BASE" in name}
+    named = {name for name in named if "VARIANT" not in name and "BASE" not in name}
+    assert named == {name for name in PRESETS if name.startswith(("table", "flow3r"))}

@@ -28,7 +28,7 @@ class Subset:
 
     @property
     def sha256(self) -> str:
-        """Of the names as sorted lines of UTF-8, in hex: that of `sort` and `sha256sum` on a file of names."""
+        """Of the names as sorted lines of UTF-8, in hex: what `LC_ALL=C sort | sha256sum` makes of a file."""
         return sha256_of_bytes("".join(f"{name}\n" for name in sorted(self.names)).encode())
 
 
