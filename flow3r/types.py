@@ -7,7 +7,7 @@ its arguments; the device comes from the input.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -21,13 +21,13 @@ from flow3r.files import FrameStack
 Movable = TypeVar("Movable", bound="OnDevice")
 
 
-def _moved(value: Any, device: torch.device | str) -> Any:
+def _applied(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, OnDevice):
-        return value.to(device)
+        return value.apply(function)
     if isinstance(value, tuple):
-        return tuple(_moved(item, device) for item in value)
+        return tuple(_applied(function, item) for item in value)
     return value
 
 
@@ -35,7 +35,11 @@ class OnDevice:
     """A frozen dataclass of tensors that moves to a device as a whole."""
 
     def to(self: Movable, device: torch.device | str) -> Movable:
-        fields = {field.name: _moved(getattr(self, field.name), device) for field in dataclasses.fields(self)}
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def apply(self: Movable, function: Callable[[Tensor], Tensor]) -> Movable:
+        """The same with every tensor replaced by a function of it."""
+        fields = {field.name: _applied(function, getattr(self, field.name)) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **fields)
 
 

@@ -65,20 +65,28 @@ def load_model(
     return model.to(device).eval()
 
 
-def save_model(model: Model, path: str | Path, dtype: torch.dtype = torch.float32, notes: str = "") -> None:
+def save_model(
+    model: Model,
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    notes: str = "",
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write weights and sizes, atomically: a safetensors file with the sizes inside; where `path` is a folder or has no
     suffix, `model.safetensors` in it beside a readable `config.json`.
 
-    `dtype` is that of the parameters in the file. `notes` are kept in its metadata, beside the configuration. Raises
-    CheckpointError for a file of another suffix: a pickle has no room for the sizes.
+    `dtype` is that of the parameters in the file. `notes` are kept in its metadata, beside the configuration. `state`
+    is written in place of the model's own, of a model that is held in parts. Raises CheckpointError for a file of
+    another suffix: a pickle has no room for the sizes.
     """
     path = Path(path)
     folder = path.is_dir() or not path.suffix
     if not folder and path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: a model is saved as .safetensors, which holds its sizes; or give a folder")
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    for key, parameter in model.named_parameters():
-        tensors[key] = parameter.detach().to("cpu", dtype).contiguous()
+    state = model.state_dict() if state is None else state
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    for key, _ in model.named_parameters():
+        tensors[key] = tensors[key].to(dtype)
     if folder:
         readable = {"format": FORMAT, "config": json.loads(config_as_json(model.config)), "notes": notes}
         write_json(path / CONFIG_FILE, readable)

@@ -1,29 +1,27 @@
-"""Training on several processes: what `torchrun` started, what they decide together, and the mean of their gradients.
+"""Training on several processes: what `torchrun` started, what they decide together, and how they share a model.
 
-Every rank computes the gradient of scenes of its own. The mean is taken by an all-reduce of ours after the backward
-pass, not by DistributedDataParallel within it: whatever goes wrong on a rank until then is known to all before any of
-them waits for its gradients, ranks may touch different parts of the model, and the model needs no wrapper. The price is
-that communication does not hide behind the backward pass.
+Every rank computes the gradient of scenes of its own; PyTorch's DistributedDataParallel or FSDP2 takes the mean.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from flow3r.errors import Flow3rError, TrainingError
+from flow3r.nn.block import Block
 from flow3r.nn.precision import choose_device
 
 TIMEOUT = timedelta(minutes=10)  # torch's default for NCCL: so long a rank waits for the others
-BUCKET = 2**24  # ours: elements of gradients that travel at once, 64 MB
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Ranks:
         if self.alone:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
-        with _answered():
+        with answered():
             dist.all_reduce(shared, dist.ReduceOp.MAX)
         return shared.tolist()
 
@@ -60,7 +58,7 @@ class Ranks:
         if self.alone:
             return [value]
         values: list[Any] = [None] * self.world
-        with _answered():
+        with answered():
             dist.all_gather_object(values, value)
         return values
 
@@ -86,38 +84,47 @@ class Ranks:
         told = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None)
         raise TrainingError(told) from failure
 
-    def agree(self, module: nn.Module, first_step: int) -> None:
-        """Give all ranks the parameters and buffers of rank 0, after the same number of finished steps.
 
-        Raises TrainingError if that number differs: then they have not read the same checkpoint.
-        """
-        if self.alone:
-            return
-        found = self.gather(first_step)
-        if len(set(found)) > 1:
-            raise TrainingError(
-                f"the ranks found checkpoints after different numbers of steps ({', '.join(map(str, found))}); "
-                "expected an output folder that all machines share"
-            )
-        with _answered():
-            for tensor in (*module.parameters(), *module.buffers()):
-                dist.broadcast(tensor.detach(), src=0)
+def share(module: nn.Module, parallel: Literal["replicate", "shard"], ranks: Ranks) -> nn.Module:
+    """The module as all ranks train it together; one process alone has it for itself.
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over all ranks, 0 where a rank has none. None where none has one."""
-        if self.alone:
-            return
-        learning = [parameter for parameter in parameters if parameter.requires_grad]
-        reached = self.highest(*(parameter.grad is not None for parameter in learning))
-        for parameter, somewhere in zip(learning, reached, strict=True):
-            if somewhere and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        for bucket in _buckets([parameter.grad for parameter in learning if parameter.grad is not None]):
-            flat = torch.cat([gradient.flatten() for gradient in bucket]).div_(self.world)  # first: no overflow
-            with _answered():
-                dist.all_reduce(flat)
-            for gradient, mean in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
-                gradient.copy_(mean.view_as(gradient))
+    `replicate`: every rank holds all of it, and may use other parts of it than the others do. `shard`: every rank holds
+    a part of each parameter, gathers a transformer block when it comes to it and all the rest at the beginning; every
+    rank must run the same blocks and reach the same parameters.
+    """
+    if ranks.alone:
+        return module
+    if parallel == "replicate":
+        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(next(module.parameters()).device.type, (ranks.world,))
+    for block in [part for part in module.modules() if isinstance(part, Block)]:
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    return module
+
+
+@contextmanager
+def in_parts(module: nn.Module) -> Iterator[None]:
+    """A context in which parts of a module that is `share`d may be called by themselves, by all ranks alike."""
+    if not hasattr(module, "unshard"):
+        yield
+        return
+    module.unshard()
+    try:
+        yield
+    finally:
+        module.reshard()
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module that the ranks hold in parts, on the first rank and the CPU; {} on the others."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    with answered():
+        return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 @contextmanager
@@ -182,7 +189,8 @@ def _description(failure: Exception, where: str) -> str:
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
+def answered() -> Iterator[None]:
+    """A context for calls that wait for other ranks: TrainingError where one of them is gone."""
     try:
         yield
     except RuntimeError as error:
@@ -190,16 +198,3 @@ def _answered() -> Iterator[None]:
             f"a rank has ended, or did not answer within {TIMEOUT.total_seconds():g} s; what the other ranks printed "
             "says why. Start the run again to go on from its last checkpoint"
         ) from error
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """The gradients in their order, in groups of at most BUCKET elements, or of one tensor that is larger."""
-    bucket, elements = [], 0
-    for gradient in gradients:
-        if bucket and elements + gradient.numel() > BUCKET:
-            yield bucket
-            bucket, elements = [], 0
-        bucket.append(gradient)
-        elements += gradient.numel()
-    if bucket:
-        yield bucket

@@ -1,10 +1,12 @@
 """What is trained, how fast, and with how much decay."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from flow3r.config import OptimConfig
 from flow3r.errors import TrainingError
@@ -44,3 +46,34 @@ def learning_rate(config: OptimConfig, step: int, progress: float) -> float:
     warmup = min(1.0, (step + 1) / max(config.warmup_steps, 1))
     cosine = 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     return config.learning_rate * warmup * (config.final_fraction + (1 - config.final_fraction) * cosine)
+
+
+class AveragedWeights:
+    """The exponential moving average of the parameters that learn, beside a model that goes on learning."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self._learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._learning.items()}
+
+    def update(self, step: int) -> None:
+        """Take in the parameters after `step` finished steps; early averages forget faster, so as not to lag behind."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.tensors.values()), [p.detach() for p in self._learning.values()], None)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within, the model has the averages for its parameters."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, parameter in self._learning.items():
+            current = parameter.detach().clone()
+            parameter.copy_(self.tensors[name])
+            self.tensors[name].copy_(current)

@@ -19,6 +19,7 @@ from flow3r.errors import TrainingError
 from flow3r.train.distributed import Ranks, device_of_rank
 from flow3r.train.loop import train
 
+PACE = {"steps/s", "images/s", "data_wait", "memory_gb"}  # what no two runs have in common
 HERE = Path(__file__).resolve().parent
 LIMIT = 240  # seconds after which ranks that still run are hanging
 
@@ -70,22 +71,11 @@ def one_thread() -> Any:
 
 def records(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "steps/s"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in PACE} for line in lines]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_gradients_become_the_mean_of_both_ranks_though_they_reach_different_parts(seen):
-    (first, second), means = ([rank[key] for rank in seen["gradients"]] for key in ("own", "mean"))
-    assert first.keys() - second.keys() and second.keys() - first.keys() and first.keys() & second.keys()
-    for mean in means:
-        assert mean.keys() == first.keys() | second.keys()  # what no rank reached has no gradient
-        for name, value in mean.items():
-            zero = torch.zeros_like(value)
-            torch.testing.assert_close(value, (first.get(name, zero) + second.get(name, zero)) / 2)
-    assert same(*means)
 
 
 def test_one_rank_may_see_labels_alone_while_the_other_sees_none(folder, seen):
@@ -126,11 +116,44 @@ def test_one_process_goes_on_with_what_two_ranks_began(folder, seen, one_thread)
     assert same(finished.model.state_dict(), seen["whole"][0]["weights"])  # bit for bit what two ranks wrote
 
 
+def test_ranks_that_hold_the_model_in_parts_learn_what_whole_ones_learn(folder, seen):
+    for rank in (0, 1):
+        torch.testing.assert_close(seen["sharded"][rank]["losses"], seen["whole"][rank]["losses"], rtol=1e-5, atol=0)
+        assert same(seen["sharded kinds"][0]["weights"], seen["sharded kinds"][1]["weights"])
+        torch.testing.assert_close(
+            seen["sharded kinds"][rank]["losses"], seen["mixed kinds"][rank]["losses"], rtol=1e-5, atol=0
+        )
+    logged = {record["step"]: record for record in records(folder / "sharded")}
+    assert logged[3]["validation/aepe"] > 0 and (folder / "sharded" / "best.safetensors").exists()
+    assert list((folder / "sharded" / "pictures").glob("step_00000003*"))
+
+
+def test_a_resumed_run_in_parts_equals_an_uninterrupted_one(folder, seen):
+    assert len(seen["sharded resumed"][0]["losses"]) == 2
+    for rank in (0, 1):
+        assert seen["sharded resumed"][rank]["losses"] == seen["sharded"][rank]["losses"][4:]
+
+
+def test_one_process_goes_on_with_what_two_ranks_held_in_parts(folder, seen, one_thread):
+    config = dataclasses.replace(CONFIG, accumulate=2, parallel="shard")
+    losses: list[float] = []
+    train(
+        config,
+        folder / "resharded",
+        clips=ShiftedClips(),
+        device="cpu",
+        quiet=True,
+        on_step=lambda step, loss: losses.append(loss),
+    )
+    both = zip(*(rank["losses"][4:] for rank in seen["sharded"]))
+    assert losses == pytest.approx([sum(pair) / 2 for pair in both], rel=1e-5)
+
+
 def test_a_non_finite_loss_on_one_rank_stops_both_and_keeps_its_batch(folder, seen):
     first, second = seen["non-finite"]
     path = folder / "nan" / "non_finite_step_2_rank_1.pt"
     assert first == second
-    assert first["ended"].startswith("TrainingError: rank 1: step 2: loss nan") and str(path) in first["ended"]
+    assert first["ended"].startswith("TrainingError: rank 1: step 2: the loss is nan") and str(path) in first["ended"]
     assert torch.load(path, weights_only=True)["flow.displacement"].isnan().all()
     assert [other.name for other in path.parent.glob("non_finite*")] == [path.name]
 
@@ -210,6 +233,6 @@ def test_sigterm_to_all_processes_of_a_run_leaves_a_checkpoint(tmp_path, launche
         _, errors = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
-    assert (run / "checkpoint.pt").exists(), errors.decode()
-    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == records(run)[-1]["step"]
+    saved = [json.loads((path / "run.json").read_text())["step"] for path in run.glob("checkpoints/step_*")]
+    assert saved == [records(run)[-1]["step"]], errors.decode()
     assert launcher or process.returncode == 0  # torchrun itself reports the signal

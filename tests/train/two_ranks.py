@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_model import TINY, gradients, tiny_images, tiny_model
+from tiny_model import TINY
 
 from flow3r.config import DataConfig, OptimConfig, TrainConfig, WorldsConfig
 from flow3r.data.mixture import Source, Wanted, draw_pairs
 from flow3r.data.worlds import render_worlds
+from flow3r.model.checkpoints import load_model
 from flow3r.train import distributed
-from flow3r.train.distributed import Ranks, joined_ranks
+from flow3r.train.distributed import joined_ranks
 from flow3r.train.loop import train
 from flow3r.types import Flow, Views
 
@@ -88,6 +89,23 @@ def at_step(wanted: int, action: Any) -> Any:
     return lambda step, loss: action() if step == wanted else None
 
 
+def in_parts(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, parallel="shard")
+
+
+SHARDED = dataclasses.replace(
+    CONFIG, parallel="shard", recompute="everything", ema=0.9, image_every=3, validate_every=3, best_by="aepe"
+)
+
+
+def measured(model: Any) -> dict[str, float]:
+    """A validation: the mean length of flow of two fixed images."""
+    images = torch.rand(1, 2, 3, 42, 42, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        flow = model(images, torch.tensor([[[0, 1]]])).flow
+    return {"aepe": float(flow.displacement.norm(dim=-1).mean())}
+
+
 def outcome(config: TrainConfig, folder: Path, clips: Any = None, **options: Any) -> dict[str, Any]:
     """The weights and the losses of a run on this rank, or the error that ended it."""
     losses: list[float] = []
@@ -96,20 +114,7 @@ def outcome(config: TrainConfig, folder: Path, clips: Any = None, **options: Any
         result = train(config, folder, clips=clips, device="cpu", quiet=True, **options)
     except (Exception, SystemExit) as error:
         return {"ended": f"{type(error).__name__}: {error}"}
-    return {"weights": result.model.state_dict(), "steps": result.steps, "losses": losses}
-
-
-def averaged_gradients(ranks: Ranks) -> dict[str, Any]:
-    """Gradients of two ranks, which see other outputs of other images, averaged; and each rank's own before."""
-    model = tiny_model()
-    images = tiny_images(1, 2, 28, 28 + 14 * ranks.rank)
-    if ranks.first:
-        model(images, None, outputs=("points",)).local_points.square().mean().backward()
-    else:
-        model(images, torch.tensor([[[0, 1]]]), outputs=()).flow.displacement.square().mean().backward()
-    own = gradients(model)
-    ranks.average_gradients(model.parameters())
-    return {"own": own, "mean": gradients(model)}
+    return {"weights": load_model(result.weights).state_dict(), "steps": result.steps, "losses": losses}
 
 
 class Interrupted(Exception):
@@ -124,9 +129,6 @@ def run(folder: Path, rank: int) -> dict[str, Any]:
     """All checks, in an order that both ranks keep."""
     seen: dict[str, Any] = {}
     with joined_ranks(torch.device("cpu")) as ranks:
-        distributed.BUCKET = 1000  # several buckets
-        seen["gradients"] = averaged_gradients(ranks)
-        distributed.BUCKET = 2**24
         seen["mixed kinds"] = outcome(ONLY_CLIPS, folder / "mixed", (LabelledClips, ShiftedClips)[rank]())
         seen["whole"] = outcome(CONFIG, folder / "whole", ShiftedClips())
         # After the checkpoint of step 4: step 5 is lost and must be repeated.
@@ -143,6 +145,14 @@ def run(folder: Path, rank: int) -> dict[str, Any]:
         seen["one worker"] = outcome(WITH_WORKER, folder / "one", errors[rank])
         errors = (FailingClips(ZeroDivisionError("by zero")), FailingClips(KeyError("lost")))
         seen["both workers"] = outcome(WITH_WORKER, folder / "both", errors[rank])
+        seen["sharded"] = outcome(SHARDED, folder / "sharded", ShiftedClips(), validation=measured)
+        kinds = (LabelledClips, ShiftedClips)
+        seen["sharded kinds"] = outcome(in_parts(ONLY_CLIPS), folder / "sharded_mixed", kinds[rank]())
+        on_step = at_step(5, interrupt) if rank == 1 else None
+        outcome(in_parts(CONFIG), folder / "sharded_cut", ShiftedClips(), on_step=on_step)
+        if ranks.first:
+            shutil.copytree(folder / "sharded_cut", folder / "resharded")
+        seen["sharded resumed"] = outcome(in_parts(CONFIG), folder / "sharded_cut", ShiftedClips())
         seen["late"] = outcome(CONFIG, folder / "late", ShiftedClips(), seconds=1e-6)
         apart = folder / "apart" / str(rank)
         outcome(dataclasses.replace(CONFIG, steps=2), folder / "apart" / "0", ShiftedClips())
