@@ -233,6 +233,7 @@ class DataConfig:
     pairs_per_scene: int = 4  # ours: ordered pairs that the flow loss sees in each scene
     unlabelled_share: float = 0.5  # ours: share of steps on unlabelled video, where there is any
     stride_seconds: tuple[float, float] = (0.04, 2.0)  # ours: between views of a clip, log-uniform
+    crop_clips: float | None = None  # ours: least share of a side that random crops of clips keep; None: none are made
     worlds: WorldsConfig = WorldsConfig()
     curriculum_steps: int = 0  # steps over which worlds go from distinctive and calm to the full distribution
     small_steps: int = 0  # first steps, on more and smaller images: from scratch, matching is learnt there first

@@ -1,22 +1,29 @@
 """Training clips from a store of flow labels, and the part of it that training never sees."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from flow3r.data import frame
+from flow3r.data.crops import crop_views, draw_window
 from flow3r.data.labels import LabelStore, SegmentInfo
 from flow3r.data.mixture import Source, Wanted
 from flow3r.data.sampling import draw_clip
+from flow3r.data.video import content_sha256, open_source
 from flow3r.errors import LabelStoreError
 from flow3r.types import Flow, Views
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class Part:
+    """The pairs of a segment that may be drawn."""
+
     segment: SegmentInfo
     rows: Int[Tensor, "P"]  # of `segment.pairs`
 
@@ -34,12 +41,15 @@ class _Labelled:
 class LabelClips(Source):
     """Clips of labelled frames, drawn in proportion to the pairs that each segment has.
 
-    The last `held_out` of every shot's frames are kept from training; pairs that reach across belong to neither part.
+    Their grid is that of the store. With `crop`, the least share of a side that a crop keeps, they are cut to the grid
+    that a step asks for instead, all frames of a clip at one random window, as one camera would see them. The last
+    `held_out` of every shot's frames are kept from training; pairs that reach across belong to neither part.
     Raises LabelStoreError if the store has no pair to train on.
     """
 
-    def __init__(self, store: LabelStore, held_out: float = 0.0):
-        self.store = store
+    def __init__(self, store: LabelStore, held_out: float = 0.0, *, crop: float | None = None):
+        self.store, self.crop = store, crop
+        self._counts: Counter[str] = Counter()
         segments = store.segments()
         self._train = [part for segment in segments if len((part := _part(segment, held_out, False)).rows)]
         self._held_out = [part for segment in segments if len((part := _part(segment, held_out, True)).rows)]
@@ -47,26 +57,49 @@ class LabelClips(Source):
             raise LabelStoreError(f"{store.folder}: no accepted pair to train on; label other footage, or more of it")
 
     def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
-        """With the size of the stored images of a clip that is drawn, and no more views than labelled pairs connect."""
-        size = _pick(self._train, generator).segment.size
-        most = max(part.connected for part in self._train if part.segment.size == size)
-        return replace(wanted, size=size, views=min(wanted.views, most))
+        """With no more views than labelled pairs connect; without `crop`, of the grid of a clip that is drawn."""
+        size = wanted.size if self.crop is not None else _pick(self._train, generator).segment.size
+        fitting = (part for part in self._train if self.crop is not None or part.segment.size == size)
+        return replace(wanted, size=size, views=min(wanted.views, max(part.connected for part in fitting)))
 
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         """Clips of labelled pairs, of what `fit` returned."""
-        size, views = wanted.size, wanted.views
-        parts = [part for part in self._train if part.segment.size == size and part.connected >= views]
+        parts = self.parts(wanted)
         if not parts:
-            raise ValueError(f"{self.store.folder} has no clip of {views} frames of {size}; ask for what fit() returns")
-        return _stack([self._draw_one(parts, wanted, generator) for _ in range(wanted.scenes)])
+            raise ValueError(f"{self.store.folder} has no clip of {wanted}; ask for what fit() returns")
+        return stack_clips([self._draw_one(parts, wanted, generator) for _ in range(wanted.scenes)])
 
-    def _draw_one(self, parts: list[_Labelled], wanted: Wanted, generator: torch.Generator) -> Views:
-        drawn = None
-        while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
-            part = _pick(parts, generator)
-            drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], wanted.views, wanted.pairs, generator)
-        frames, rows = drawn
-        return self.store.clip(part.segment, frames.tolist(), part.rows[rows].tolist())
+    def _draw_one(self, parts: list["Part"], wanted: Wanted, generator: torch.Generator) -> Views:
+        clip = self.read(*draw_rows(parts, wanted, generator))
+        return self.cut(with_pairs(clip, wanted.pairs), wanted, generator)
+
+    def read(self, part: "Part", frames: list[int], rows: list[int]) -> Views:
+        """A clip (B = 1) as it is stored."""
+        self._counts["stored pairs"] += len(rows)
+        return self.store.clip(part.segment, frames, rows)
+
+    def cut(self, clip: Views, wanted: Wanted, generator: torch.Generator) -> Views:
+        """A stored clip (B = 1) on the wanted grid."""
+        return clip if self.crop is None else crop_clip(clip, wanted.size, self.crop, generator)
+
+    def parts(self, wanted: Wanted, source_sha256: str | None = None) -> list["Part"]:
+        """What training may draw such clips from: of all sources, or of one by the hash of its content."""
+        return [
+            part
+            for part in (self._train if source_sha256 is None else self._of_source.get(source_sha256, []))
+            if part.connected >= wanted.views and (self.crop is not None or part.segment.size == wanted.size)
+        ]
+
+    @cached_property
+    def _of_source(self) -> dict[str, list["Part"]]:
+        by_source: dict[str, list[Part]] = {}
+        for part in self._train:
+            by_source.setdefault(part.segment.source_sha256, []).append(part)
+        return by_source
+
+    def counts(self) -> Counter[str]:
+        """Ordered pairs whose labels were read from the store."""
+        return self._counts
 
     def held_out_pairs(self) -> Iterator[Views]:
         """Every held-out pair as a clip of its own (B = 1, N = 2, P = 1), source frame first."""
@@ -85,22 +118,67 @@ class LabelClips(Source):
         return sum(len(part.rows) for part in self._held_out)
 
 
-def _pick(parts: list[_Labelled], generator: torch.Generator) -> _Labelled:
+def _pick(parts: list[Part], generator: torch.Generator) -> Part:
     weights = torch.tensor([float(len(part.rows)) for part in parts])
     return parts[int(torch.multinomial(weights, 1, generator=generator))]
 
 
-def _part(segment: SegmentInfo, held_out: float, late: bool) -> _Labelled:
+def _part(segment: SegmentInfo, held_out: float, late: bool) -> Part:
     """The pairs of a segment whose frames both lie before, or both behind, the border of its shot."""
     start, stop = segment.shot
     border = stop - held_out * (stop - start)
     is_late = torch.tensor([index >= border for index in segment.indices])
     pairs = torch.tensor(segment.pairs, dtype=torch.long).reshape(-1, 2)
-    return _Labelled(segment, (is_late[pairs] == late).all(dim=1).nonzero()[:, 0])
+    return Part(segment, (is_late[pairs] == late).all(dim=1).nonzero()[:, 0])
 
 
-def _stack(clips: list[Views]) -> Views:
-    flow = Flow(
-        *(torch.cat([getattr(clip.flow, key) for clip in clips]) for key in ("pairs", "displacement", "covisible"))
-    )
+def draw_rows(parts: list[Part], wanted: Wanted, generator: torch.Generator) -> tuple[Part, list[int], list[int]]:
+    """One of the parts, frames of its segment, and rows of its pairs among them, none twice."""
+    drawn = None
+    while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
+        part = _pick(parts, generator)
+        drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], wanted.views, wanted.pairs, generator)
+    frames, rows = drawn
+    return part, frames.tolist(), list(dict.fromkeys(part.rows[rows].tolist()))
+
+
+def with_pairs(clip: Views, count: int) -> Views:
+    """The clip (B = 1) with exactly `count` pairs, the first ones or all and some again; without flow if it is 0."""
+    if count == 0:
+        return replace(clip, flow=None)
+    flow = clip.flow
+    rows = torch.arange(count) % flow.pairs.shape[1]
+    return replace(clip, flow=Flow(flow.pairs[:, rows], flow.displacement[:, rows], flow.covisible[:, rows]))
+
+
+def crop_clip(clip: Views, size: tuple[int, int], least: float, generator: torch.Generator) -> Views:
+    """The clip (B = 1) cut to `size` (H, W), all its views at one random window: `least` of the largest or more."""
+    window = draw_window((clip.images.shape[3], clip.images.shape[4]), size, least, generator)
+    return crop_views(clip, torch.tensor(window).expand(1, clip.images.shape[1], 4), size)
+
+
+def stack_clips(clips: list[Views]) -> Views:
+    """Clips (B = 1) of one shape as one batch."""
+    flow = None
+    if clips[0].flow is not None:
+        keys = ("pairs", "displacement", "covisible")
+        flow = Flow(*(torch.cat([getattr(clip.flow, key) for clip in clips]) for key in keys))
     return Views(torch.cat([clip.images for clip in clips]), flow=flow, names=tuple(clip.names[0] for clip in clips))
+
+
+def check_store_matches(store: LabelStore, videos: Iterable[frame.Sequence | str | Path]) -> None:
+    """Raises LabelStoreError, naming them, if videos are not in the store by the hash of their content."""
+    known = {segment.source_sha256 for segment in store.segments()}
+    missing, count = [], 0
+    for video in videos:
+        sequence = open_source(video) if isinstance(video, str | Path) else video
+        count += 1
+        if content_sha256(sequence) not in known:
+            missing.append(sequence.name)
+    if missing:
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise LabelStoreError(
+            f"{store.folder}: holds no labels of {len(missing)} of {count} videos ({named}), by the SHA-256 of their "
+            "content; label them into this store (flow3r label), choose the store that was made from them, or name a "
+            "teacher for what is missing"
+        )

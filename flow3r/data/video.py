@@ -18,6 +18,7 @@ from flow3r.data.decode import VideoDecoder, VideoIndex
 from flow3r.data.frame import Excerpt, Frame, Sequence, check_indices
 from flow3r.data.images import IMAGE_SUFFIXES, ImageFiles, is_image, natural_key
 from flow3r.errors import InputError
+from flow3r.files import sha256_of_file, sha256_of_json
 
 # A cut changes the picture and its colours, and more than the motion around it does. Measured on real clips: 46-117 and
 # 0.52-0.95 at cuts, below 21 and 0.2 in calm shots; fast pans reach 71 and 0.6, but so do their neighbours.
@@ -140,6 +141,12 @@ def survey(sequence: Sequence) -> Survey:
         last = grey, histogram
     cuts = _find_cuts(np.array(difference), np.array(colours))
     return Survey(tuple(zip([0, *cuts], [*cuts, len(sizes)])), tuple(sizes))
+
+
+def content_sha256(sequence: Sequence) -> str:
+    """Of the files of a sequence of `open_source`, whatever they are called."""
+    hashes = [sha256_of_file(file) for file in sequence.files]
+    return hashes[0] if len(hashes) == 1 else sha256_of_json(hashes)
 
 
 def find_shots(sequence: Sequence) -> tuple[tuple[int, int], ...]:

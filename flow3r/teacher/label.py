@@ -16,9 +16,9 @@ from flow3r.data import frame
 from flow3r.data.labels import LabelStore, Refusal, Segment, SegmentInfo
 from flow3r.data.sampling import label_pairs, split_shots
 from flow3r.data.transforms import choose_grid, fit_frame, resize_image, resize_labels
-from flow3r.data.video import open_source, survey
+from flow3r.data.video import content_sha256, open_source, survey
 from flow3r.errors import Flow3rError, InputError
-from flow3r.files import sha256_of_file, sha256_of_json, write_json
+from flow3r.files import sha256_of_json, write_json
 from flow3r.types import Flow, Teacher
 
 Source = str | Path | Sequence[str | Path]
@@ -140,7 +140,7 @@ def _label_source(source: Source, store: LabelStore, teacher: Teacher, settings:
     sequence = open_source(source)
     if len(sequence) < 2:
         raise InputError(f"{source}: has one frame; flow needs at least two")
-    digest = _content_hash(sequence)
+    digest = content_sha256(sequence)
     grid, shots = _grid_and_shots(sequence, digest, store, settings)
     segments = split_shots(shots, settings.segment_frames)
     done = {info.indices: info for info in store.segments() if info.source_sha256 == digest}
@@ -242,12 +242,6 @@ def _working_size(grid: tuple[int, int], long_side: int) -> tuple[int, int]:
 def _median_flow(flow: Flow, row: int) -> float:
     length = flow.displacement[0, row].norm(dim=-1)[flow.covisible[0, row] > 0]
     return float(length.median()) if length.numel() else 0.0
-
-
-def _content_hash(sequence: frame.Sequence) -> str:
-    """Of the files of a source, whatever they are called."""
-    hashes = [sha256_of_file(file) for file in sequence.files]
-    return hashes[0] if len(hashes) == 1 else sha256_of_json(hashes)
 
 
 def _name(source: Source) -> str:
