@@ -1,0 +1,119 @@
+"""What every dataset has in common: what is said of it, and sequences of posed images that are listed when needed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from flow3r.data.frame import Frame, Sequence, check_indices
+from flow3r.data.images import read_image
+from flow3r.errors import InputError
+
+DepthMap = Float[np.ndarray, "H W"]
+Image = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A public dataset in the layout of its release: one entry of DATASETS.
+
+    `sequences(root)` lists the sequences below a root folder, by name, without reading more than folders and indices;
+    it raises InputError that says what was looked for and what was found. What the labels are good for is said by
+    `dense`, `rigid` and `scale`, never by the name.
+    """
+
+    name: str  # as in SourceConfig.dataset
+    title: str
+    sequences: Callable[[Path], List[Sequence]]
+    labels: Literal["posed", "none"]  # "posed": depth, intrinsics and poses
+    layout: str  # what a root folder holds, in a line
+    licence: str
+    url: str
+    citation: str
+    dense: bool = False  # depth is dense and exact enough to supervise normals
+    rigid: bool = False  # nothing moves, so that depth and poses give flow
+    scale: Literal["relative", "metric"] = "metric"
+
+
+@dataclass(frozen=True)
+class PosedImage:
+    """An image file with its labels, in our conventions, for the image as `fit` leaves it.
+
+    `depth` reads z-depth in scene units; 0, negative and non-finite values are unknown. `fit` brings the image to the
+    grid of its depth where the two differ.
+    """
+
+    file: Path
+    intrinsics: Float[np.ndarray, "3 3"]  # half-integer pixel centres
+    world_from_camera: Float[np.ndarray, "4 4"]
+    timestamp: float  # seconds, or the frame index
+    depth: Callable[[], DepthMap] | None = None
+    fit: Callable[[Image], Image] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The usable images of a sequence in order, and how many others there are, by the reason they are left out for."""
+
+    images: List[PosedImage]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class PosedImages:
+    """Image files with poses as a Sequence; `listing` is called when the first of them is asked for.
+
+    Raises InputError, naming the file, where an image or its depth cannot be read, or their sizes differ.
+    """
+
+    def __init__(self, name: str, listing: Callable[[], Listing]):
+        self.name, self._listing = name, listing
+
+    @cached_property
+    def listing(self) -> Listing:
+        return self._listing()
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """Images that cannot be used, by reason."""
+        return self.listing.left_out
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image files."""
+        return tuple(image.file for image in self.listing.images)
+
+    def __len__(self) -> int:
+        return len(self.listing.images)
+
+    def timestamps(self) -> Float[np.ndarray, "N"]:
+        return np.array([image.timestamp for image in self.listing.images], dtype=np.float64)
+
+    def frames(self, indices: Iterable[int]) -> Iterator[Frame]:
+        for index in check_indices(indices, len(self)):
+            posed = self.listing.images[index]
+            image = read_image(posed.file)
+            image = image if posed.fit is None else posed.fit(image)
+            depth = None
+            if posed.depth is not None:
+                depth = posed.depth().astype(np.float32)
+                if depth.shape != image.shape[:2]:
+                    raise InputError(f"{posed.file}: is {image.shape[:2]}, its depth {depth.shape}; expected one size")
+                depth = np.where((depth > 0) & (depth < np.inf), depth, np.float32(0))  # neither for NaN
+            yield Frame(image, posed.timestamp, posed.file.name, depth, posed.intrinsics, posed.world_from_camera)
+
+
+def folders(root: Path, pattern: str, dataset: str, layout: str) -> list[Path]:
+    """The folders below `root` that match a glob, sorted. InputError, with what is there instead, if there is none."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; expected the root of {dataset}: {layout}")
+    found = sorted(path for path in root.glob(pattern) if path.is_dir())
+    if not found:
+        there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+        raise InputError(f"{root}: no {pattern} as in {dataset} ({layout}); it holds {there}")
+    return found
