@@ -30,12 +30,31 @@ class Part:
     @cached_property
     def connected(self) -> int:
         """The most frames that labelled pairs connect."""
-        groups: list[set[int]] = []
+        parent: dict[int, int] = {}
+
+        def root(frame: int) -> int:
+            while (above := parent.setdefault(frame, frame)) != frame:
+                parent[frame] = parent[above]
+                frame = above
+            return frame
+
         for row in self.rows.tolist():
-            joined = set(self.segment.pairs[row])
-            apart = [group for group in groups if not group & joined]
-            groups = [*apart, joined.union(*(group for group in groups if group & joined))]
-        return max((len(group) for group in groups), default=0)
+            i, j = self.segment.pairs[row]
+            parent[root(i)] = root(j)
+        return max(Counter(map(root, list(parent))).values(), default=0)
+
+
+class Pool:
+    """Parts, drawn in proportion to their numbers of pairs."""
+
+    def __init__(self, parts: list[Part]):
+        self.parts = parts
+        self._until = torch.tensor([len(part.rows) for part in parts], dtype=torch.long).cumsum(0)
+
+    def pick(self, generator: torch.Generator) -> Part:
+        """One of them; there must be some."""
+        place = torch.randint(int(self._until[-1]), (), generator=generator)
+        return self.parts[int(torch.searchsorted(self._until, place, right=True))]
 
 
 class LabelClips(Source):
@@ -50,6 +69,7 @@ class LabelClips(Source):
     def __init__(self, store: LabelStore, held_out: float = 0.0, *, crop: float | None = None):
         self.store, self.crop = store, crop
         self._counts: Counter[str] = Counter()
+        self._pools: dict[tuple[tuple[int, int] | None, int], Pool] = {}
         segments = store.segments()
         self._train = [part for segment in segments if len((part := _part(segment, held_out, False)).rows)]
         self._held_out = [part for segment in segments if len((part := _part(segment, held_out, True)).rows)]
@@ -58,19 +78,34 @@ class LabelClips(Source):
 
     def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
         """With no more views than labelled pairs connect; without `crop`, of the grid of a clip that is drawn."""
-        size = wanted.size if self.crop is not None else _pick(self._train, generator).segment.size
-        fitting = (part for part in self._train if self.crop is not None or part.segment.size == size)
-        return replace(wanted, size=size, views=min(wanted.views, max(part.connected for part in fitting)))
+        if self.crop is None:
+            wanted = replace(wanted, size=self._pool(None, 0).pick(generator).segment.size)
+        most = 0
+        for part in self._pool(self._grid(wanted), 0).parts:
+            most = max(most, part.connected)
+            if most >= wanted.views:
+                return wanted
+        return replace(wanted, views=most)
 
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         """Clips of labelled pairs, of what `fit` returned."""
-        parts = self.parts(wanted)
-        if not parts:
+        pool = self._pool(self._grid(wanted), wanted.views)
+        if not pool.parts:
             raise ValueError(f"{self.store.folder} has no clip of {wanted}; ask for what fit() returns")
-        return stack_clips([self._draw_one(parts, wanted, generator) for _ in range(wanted.scenes)])
+        return stack_clips([self._draw_one(pool, wanted, generator) for _ in range(wanted.scenes)])
 
-    def _draw_one(self, parts: list["Part"], wanted: Wanted, generator: torch.Generator) -> Views:
-        clip = self.read(*draw_rows(parts, wanted, generator))
+    def _grid(self, wanted: Wanted) -> tuple[int, int] | None:
+        """The size (H, W) that stored images must have; None: any."""
+        return wanted.size if self.crop is None else None
+
+    def _pool(self, size: tuple[int, int] | None, views: int) -> "Pool":
+        """The parts of images of a size, or of any, that connect so many views."""
+        if (size, views) not in self._pools:
+            self._pools[size, views] = Pool(_fitting(self._train, size, views))
+        return self._pools[size, views]
+
+    def _draw_one(self, pool: "Pool", wanted: Wanted, generator: torch.Generator) -> Views:
+        clip = self.read(*draw_rows(pool, wanted, generator))
         return self.cut(with_pairs(clip, wanted.pairs), wanted, generator)
 
     def read(self, part: "Part", frames: list[int], rows: list[int]) -> Views:
@@ -82,13 +117,9 @@ class LabelClips(Source):
         """A stored clip (B = 1) on the wanted grid."""
         return clip if self.crop is None else crop_clip(clip, wanted.size, self.crop, generator)
 
-    def parts(self, wanted: Wanted, source_sha256: str | None = None) -> list["Part"]:
-        """What training may draw such clips from: of all sources, or of one by the hash of its content."""
-        return [
-            part
-            for part in (self._train if source_sha256 is None else self._of_source.get(source_sha256, []))
-            if part.connected >= wanted.views and (self.crop is not None or part.segment.size == wanted.size)
-        ]
+    def of_source(self, source_sha256: str, wanted: Wanted) -> "Pool":
+        """What training may draw such clips from, of a source by the hash of its content."""
+        return Pool(_fitting(self._of_source.get(source_sha256, []), self._grid(wanted), wanted.views))
 
     @cached_property
     def _of_source(self) -> dict[str, list["Part"]]:
@@ -118,11 +149,6 @@ class LabelClips(Source):
         return sum(len(part.rows) for part in self._held_out)
 
 
-def _pick(parts: list[Part], generator: torch.Generator) -> Part:
-    weights = torch.tensor([float(len(part.rows)) for part in parts])
-    return parts[int(torch.multinomial(weights, 1, generator=generator))]
-
-
 def _part(segment: SegmentInfo, held_out: float, late: bool) -> Part:
     """The pairs of a segment whose frames both lie before, or both behind, the border of its shot."""
     start, stop = segment.shot
@@ -132,11 +158,15 @@ def _part(segment: SegmentInfo, held_out: float, late: bool) -> Part:
     return Part(segment, (is_late[pairs] == late).all(dim=1).nonzero()[:, 0])
 
 
-def draw_rows(parts: list[Part], wanted: Wanted, generator: torch.Generator) -> tuple[Part, list[int], list[int]]:
-    """One of the parts, frames of its segment, and rows of its pairs among them, none twice."""
+def _fitting(parts: list[Part], size: tuple[int, int] | None, views: int) -> list[Part]:
+    return [part for part in parts if size in (None, part.segment.size) and (views < 2 or part.connected >= views)]
+
+
+def draw_rows(pool: Pool, wanted: Wanted, generator: torch.Generator) -> tuple[Part, list[int], list[int]]:
+    """A part of the pool, frames of its segment, and rows of its pairs among them, none twice."""
     drawn = None
     while drawn is None:  # a first pair may lie apart from the frames that are connected in sufficient number
-        part = _pick(parts, generator)
+        part = pool.pick(generator)
         drawn = draw_clip(torch.tensor(part.segment.pairs)[part.rows], wanted.views, wanted.pairs, generator)
     frames, rows = drawn
     return part, frames.tolist(), list(dict.fromkeys(part.rows[rows].tolist()))

@@ -24,7 +24,7 @@ from flow3r.errors import InputError
 from flow3r.files import write_json
 from flow3r.types import Flow, Teacher, Views
 
-TRIES = 5  # ours: clips in a row that a teacher may refuse before a draw counts as bad
+TRIES = 20  # ours: clips in a row that a teacher may refuse before a draw counts as bad; it refuses 4 of 5 at times
 ASKED = 3  # ours: pairs that a teacher is asked for at most, as a multiple of those wanted, where it refuses some
 _OPEN = 64  # sequences that a process keeps open
 
@@ -148,7 +148,7 @@ class TaughtClips(Source):
             if clip is not None:
                 return clip
         raise InputError(
-            f"{TRIES} clips in a row have no flow to learn from: {'; '.join(dict.fromkeys(reasons))}; "
+            f"{TRIES} clips in a row have no flow to learn from: {'; '.join(list(dict.fromkeys(reasons))[:3])}; "
             "expected longer or other footage, or fewer views"
         )
 
@@ -248,10 +248,10 @@ class HybridClips(Source):
 
     def _draw_one(self, wanted: Wanted, generator: torch.Generator) -> Views:
         video = draw_integer(0, len(self.taught.footage) - 1, generator)
-        parts = self.stored.parts(wanted, self.taught.footage.sha256(video))
-        if not parts:
+        pool = self.stored.of_source(self.taught.footage.sha256(video), wanted)
+        if not pool.parts:
             return self.taught.draw_one(wanted, generator, video)
-        part, frames, rows = draw_rows(parts, wanted, generator)
+        part, frames, rows = draw_rows(pool, wanted, generator)
         clip = self.stored.read(part, frames, rows)
         if len(rows) < wanted.pairs:
             clip = self._completed(clip, video, part.segment, frames, wanted.pairs - len(rows), generator)

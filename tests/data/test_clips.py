@@ -1,11 +1,13 @@
 """Training clips from a label store: reproducible, of one grid, and never from the part that is held out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from made_media import texture
 
-from flow3r.data.clips import LabelClips
+from flow3r.data.clips import LabelClips, Part, Pool
 from flow3r.data.labels import LabelStore, Segment, SegmentInfo
 from flow3r.data.mixture import Wanted
 from flow3r.data.sampling import label_pairs
@@ -94,3 +96,16 @@ def test_what_the_store_cannot_give_is_said(tmp_path, store):
     assert 2 <= connected.images.shape[1] < 1000 and connected.images.shape[0] == 2
     with pytest.raises(LabelStoreError, match="no accepted pair"):
         LabelClips(LabelStore(tmp_path / "empty", {}))
+
+
+def test_clips_are_drawn_in_proportion_to_the_pairs_of_their_segments(store):
+    sizes = [1, 6, 3]
+    pool = Pool([Part(store.segments()[0], torch.arange(size)) for size in sizes])
+    generator = torch.Generator().manual_seed(0)
+    picked = [len(pool.pick(generator).rows) for _ in range(1000)]
+    assert [picked.count(size) for size in sizes] == pytest.approx([100, 600, 300], abs=60)
+
+
+def test_pairs_connect_the_largest_group_of_frames(store):
+    info = dataclasses.replace(store.segments()[0], pairs=((0, 1), (2, 3), (5, 6), (6, 7), (3, 4), (4, 2), (9, 7)))
+    assert [Part(info, torch.arange(count)).connected for count in range(8)] == [0, 2, 2, 2, 3, 3, 3, 4]

@@ -149,7 +149,7 @@ def test_refused_pairs_are_replaced_and_counted(videos):
 
 
 def test_footage_that_gives_nothing_is_a_bad_sample_and_says_why(videos, tmp_path):
-    with pytest.raises(InputError, match=r"5 clips in a row .* pan refuses all pairs of [abc] at frame \d+.*expected"):
+    with pytest.raises(InputError, match=r"20 clips in a row .* pan refuses all pairs of [abc] at frame \d+.*expected"):
         drawn(taught(videos, reach=0))
     short = write_pan(tmp_path / "short", 7, frames=2)
     with pytest.raises(InputError, match="short has no shot of 3 frames"):
