@@ -53,10 +53,13 @@ class Learner(nn.Module):
 
 
 def needs_of(views: Views, config: TrainConfig) -> Needs:
-    """What the labels of a batch supervise; flow comes with its pairs."""
-    outputs = ("points", "confidence", "cameras") if views.labelled else ()
-    if views.world_from_camera is not None:
-        outputs = ("cameras", *outputs)
+    """What the labels of a batch supervise, of what learns; flow comes with its pairs."""
+    outputs: tuple[str, ...] = ()
+    if any(not prefix.startswith("flow_head") for prefix in config.trainable):
+        if views.labelled:
+            outputs = ("points", "confidence", "cameras")
+        elif views.world_from_camera is not None:
+            outputs = ("cameras",)
     flow = config.model.flow is not None and views.flow is not None
     return Needs(frozenset(outputs), flow and (not views.labelled or config.data.labelled_flow))
 

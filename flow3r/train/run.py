@@ -38,7 +38,7 @@ class Run:
             self.model: Model = initial_model(config).to(device).train()
             freeze_all_but(self.model, config.trainable)
             if config.compile:
-                compile_blocks(self.model)
+                compile_blocks(self.model, recompute=config.recompute, any_size=True)
             if ranks.first:
                 write_text(out / "config.json", config_as_json(config))
         self.sharded = config.parallel == "shard" and not ranks.alone
@@ -70,6 +70,11 @@ class Run:
         seed = stream(self.config.seed, step, "loss", number).initial_seed()
         generator = torch.Generator(views.images.device).manual_seed(seed)
         with self.ranks.together(f"step {step}"):
+            if not (needs.outputs or needs.flow):
+                raise TrainingError(
+                    f"step {step}: the labels of this batch teach nothing that learns; expected every source to "
+                    f"supervise parameters named {', '.join(map(repr, self.config.trainable))} (trainable)"
+                )
             total, objective = self.learner(views, needs, generator)
             self._stop_unless_finite(total, "loss", views, step)
         with answered():

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import signal
@@ -139,6 +140,54 @@ def test_stages_chain_and_frozen_parts_keep_their_bytes(tmp_path):
         unchanged = torch.equal(parameter, start.get_parameter(name))
         assert unchanged or name.startswith("flow_head"), name
     assert not torch.equal(warmed.flow_head.mlp[0].weight, start.flow_head.mlp[0].weight)
+
+
+def test_labels_that_reach_nothing_that_learns_stop_a_run(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, trainable=("flow_head",), data=dataclasses.replace(CONFIG.data, labelled_flow=False)
+    )
+    with pytest.raises(TrainingError, match=r"step 0: the labels of this batch teach nothing that learns.*'flow_"):
+        train(config, tmp_path, quiet=True)
+
+
+def test_a_run_ends_when_its_patience_does_and_keeps_the_best_weights(tmp_path):
+    values = iter([3.0, 1.0, float("nan"), 2.0, 0.0])
+    best: list[Flow3r] = []
+
+    def measure(model: Flow3r) -> dict[str, float]:
+        value = next(values)
+        if value == 1.0:
+            best.append(copy.deepcopy(model))
+        return {"error": value}
+
+    config = dataclasses.replace(CONFIG, steps=50, validate_every=1, best_by="error", patience=2)
+    result = train(config, tmp_path, validation=measure, quiet=True)
+    assert (result.steps, result.best_step) == (4, 2) and same_weights(load_model(result.best), best[0])
+    measured = [record["validation/error"] for record in records(tmp_path)]
+    assert measured == [3.0, 1.0, None, 2.0]
+    again = train(config, tmp_path, validation=measure, quiet=True)  # it is over, and remembers why
+    assert (again.steps, again.best_step, next(values)) == (4, 2, 0.0)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"steps": -1}, "steps -1"),
+        ({"best_by": "error"}, "no validation to judge by"),
+        ({"patience": 3}, "no validation to judge by"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named_before_anything_is_written(tmp_path, changes, said):
+    with pytest.raises(TrainingError, match=said):
+        train(dataclasses.replace(CONFIG, **changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_that_lacks_what_the_best_is_judged_by_is_named(tmp_path):
+    config = dataclasses.replace(CONFIG, best_by="auc", validate_every=1)
+    with pytest.raises(TrainingError, match="best_by is 'auc'; the validation measures error"):
+        train(config, tmp_path, validation=lambda model: {"error": 1.0}, quiet=True)
 
 
 def test_sizes_of_the_start_must_fit_the_preset(tmp_path):

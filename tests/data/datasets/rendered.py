@@ -1,4 +1,4 @@
-"""A rendered scene with exact labels, to be written in a dataset's own format, and what must hold of what is read back."""
+"""A rendered scene with exact labels, to be written in the format of a dataset, and what must hold of what comes back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
