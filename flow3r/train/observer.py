@@ -52,8 +52,7 @@ class Observer:
         config, record = self.run.config, {f"validation/{name}": value for name, value in validated.items()}
         self.images += self.ranks.world * sum(views.images.shape[:2].numel() for views in batches)
         if done % config.log_every == 0 or done == config.steps:
-            unread = {"unread": self.tally.bad / self.tally.scenes} if self.tally.bad else {}
-            record = {**values, **mean_terms(self.ranks, terms), **unread, **record}
+            record = {**values, **mean_terms(self.ranks, terms), **self.tally.records(), **record}
             record |= self.watch.lap(done - self.lapped, self.images)
             record |= {"memory_gb": peak_memory(self.device) / 1e9}
             self.lapped, self.images = done, 0

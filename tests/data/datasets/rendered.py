@@ -1,4 +1,4 @@
-"""A rendered scene with exact labels, to be written in the format of a dataset, and what must hold of what comes back."""
+"""A rendered scene with exact labels, to be written in a format of a dataset, and what must hold of what is read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
