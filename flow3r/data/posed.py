@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence as List
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from flow3r.errors import InputError
 from flow3r.geometry.flow import flow_from_depth
 from flow3r.types import Flow, Views
 
+_OPENED_AT_ONCE = 256  # ours: more sequences than this are not all opened to learn how long they are
+_TRIES = 100  # ours: sequences in a row that may be too short
 LEAST_KNOWN = 0.01  # ours: share of a view's pixels with depth, below which a scene counts as bad; π³: one pixel
 
 
@@ -23,7 +26,8 @@ class PosedScenes(Source):
     """Scenes of several views of one of the sequences, each as likely as the others.
 
     `dense`: depth is dense and exact enough to supervise normals. `rigid`: nothing moves, so that depth and poses give
-    flow; without, there is none. Raises InputError if no sequence has two frames.
+    flow; without, there is none. Of very many sequences each is opened when it is first drawn. Raises InputError if
+    no sequence has two frames.
     """
 
     def __init__(
@@ -35,30 +39,41 @@ class PosedScenes(Source):
         rigid: bool = False,
     ):
         self.sequences, self.strides, self.dense, self.rigid = sequences, strides, dense, rigid
-        self._lengths = [len(sequence) for sequence in sequences]
-        if max(self._lengths, default=0) < 2:
+        longest = max((len(sequence) for sequence in sequences[:_OPENED_AT_ONCE]), default=0)
+        if longest < 2:
             raise InputError(f"none of {len(sequences)} sequences has two frames or more; expected posed images")
+        self._longest = longest
+
+    def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
+        """With no more views than the longest of the sequences has, of very many of the first ones."""
+        return replace(wanted, views=min(wanted.views, self._longest))
 
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
-        """Scenes of `wanted.views` frames, or as many as the longest sequence has, centre-cropped to the wanted size.
+        """Scenes of `wanted.views` frames, centre-cropped to the wanted size, each in the frame of its first view.
 
-        World frames are those of the first views. Raises InputError where an image lacks a label or nearly all depth.
+        Raises InputError where an image lacks a label or nearly all depth, or no sequence drawn has so many frames.
         """
-        views = min(wanted.views, max(self._lengths))
-        long_enough = [s for s, length in zip(self.sequences, self._lengths) if length >= views]
         scenes = []
         for _ in range(wanted.scenes):
-            sequence = long_enough[draw_integer(0, len(long_enough) - 1, generator)]
-            indices = draw_frames(sequence.timestamps(), views, self.strides, generator)
+            sequence = self._draw_sequence(wanted.views, generator)
+            indices = draw_frames(sequence.timestamps(), wanted.views, self.strides, generator)
             scenes.append(_labels(list(sequence.frames(indices.tolist())), sequence.name, wanted.size))
         images, *labels = (torch.from_numpy(np.stack(values)) for values in zip(*scenes))
         images = images.float().div_(255).movedim(-1, 2)
         depth, intrinsics, poses = (label.float() for label in labels)
         flow = None
         if self.rigid and wanted.pairs:
-            flow = _flow(depth, intrinsics, poses, draw_pairs(len(depth), views, wanted.pairs, generator))
+            flow = _flow(depth, intrinsics, poses, draw_pairs(len(depth), wanted.views, wanted.pairs, generator))
         dense = torch.full(depth.shape[:2], self.dense)
         return Views(images, depth, intrinsics, poses, dense=dense, flow=flow)
+
+    def _draw_sequence(self, views: int, generator: torch.Generator) -> Sequence:
+        """One with at least so many frames."""
+        for _ in range(_TRIES):
+            sequence = self.sequences[draw_integer(0, len(self.sequences) - 1, generator)]
+            if len(sequence) >= views:
+                return sequence
+        raise InputError(f"{_TRIES} sequences in a row have fewer than {views} frames, the last: {sequence.name}")
 
 
 def _labels(frames: List[Frame], name: str, size: tuple[int, int]) -> tuple[np.ndarray, ...]:

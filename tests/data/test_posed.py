@@ -85,8 +85,33 @@ def test_a_draw_is_a_function_of_its_generator():
     assert not a.images.equal(c.images)
 
 
+def test_of_very_many_sequences_each_is_opened_when_it_is_drawn():
+    opened: list[int] = []
+
+    class Listed(Room):
+        def __init__(self, number: int):
+            super().__init__(4, name=f"{number}")
+            self.number = number
+
+        def __len__(self) -> int:
+            opened.append(self.number)
+            return super().__len__()
+
+    scenes = PosedScenes([Listed(number) for number in range(2000)])
+    assert len(set(opened)) < 300
+    opened.clear()
+    scenes.draw(wanted(scenes=3), generator())
+    assert len(set(opened)) == 3
+
+
+def test_a_draw_of_sequences_that_are_all_too_short_counts_as_bad():
+    with pytest.raises(InputError, match=r"in a row have fewer than 9 frames"):
+        PosedScenes([Room(2), Room(5)]).draw(wanted(views=9), generator())
+
+
 def test_scenes_have_as_many_views_as_the_longest_sequence_at_most():
-    views = PosedScenes([Room(2), Room(5)]).draw(wanted(scenes=3, views=9), generator())
+    scenes = PosedScenes([Room(2), Room(5)])
+    views = scenes.draw(scenes.fit(wanted(scenes=3, views=9), generator()), generator())
     assert views.images.shape[:2] == (3, 5)
     with pytest.raises(InputError, match="none of 1 sequences has two frames"):
         PosedScenes([Room(1)])
