@@ -92,6 +92,7 @@ LARGE_SCALE = TrainConfig(  # appendix A.1: end to end
     data=DataConfig(
         LABELLED,
         UNLABELLED,
+        crop_clips=0.8,  # ours: labels are stored on one grid, steps are drawn on many
         unlabelled_share=0.5,  # ours: one labelled step to one unlabelled
         workers=8,  # ours: docs/scaling.md, 30 to 110 images a second for each GPU
     ),
@@ -105,6 +106,7 @@ ABLATION = TrainConfig(  # appendix A.2; "Adam": no weight decay, and its own be
     model=replace(ABLATION_MODEL, flow=None),
     optim=OptimConfig(learning_rate=2e-5, betas=(0.9, 0.999), weight_decay=0.0),
     data=DataConfig(
+        crop_clips=0.8,  # ours, as above
         tokens=ABLATION_MODEL.tokens,
         aspect=(1.0, 1.0),
         labelled_flow=False,

@@ -148,7 +148,8 @@ class Batch:
 class StepBatches(Dataset):
     """The batches of a run by step, for one of its ranks. `clips` and `labelled`: a source, or several with weights.
 
-    Without `labelled` these are worlds, rendered on `device`.
+    Without `labelled` these are worlds, rendered on `device`. For a CPU they are augmented as they are made; for an
+    accelerator, which is faster at that, by whoever brings them there.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class StepBatches(Dataset):
         labelled: Source | Weighted | None = None,
         rank: int = 0,
     ):
-        self.config, self.rank = config, rank
+        self.config, self.rank, self.device = config, rank, torch.device(device)
         self.labelled = _weighted(labelled) or [(RenderedWorlds(config.data, device), 1.0)]
         self.unlabelled = _weighted(clips)
 
@@ -191,10 +192,15 @@ class StepBatches(Dataset):
                 break
             except BAD_SAMPLE as error:
                 failures.append(str(error))
-        if views is not None and self.config.data.augment:
-            generator = stream(self.config.seed, step, "augmentation", self.rank)
-            views = augment(views, self.config.data.augmentation, generator)
+        if views is not None and self.device.type == "cpu":
+            views = self.augmented(views, step)
         return Batch(views, plan.wanted.scenes, tuple(failures), plan.source.counts() - before)
+
+    def augmented(self, views: Views, step: int) -> Views:
+        """The views of a step with their colours and sharpness changed, if the run has it so."""
+        if not self.config.data.augment:
+            return views
+        return augment(views, self.config.data.augmentation, stream(self.config.seed, step, "augmentation", self.rank))
 
     def _own(self, step: int, attempt: int, shared: torch.Generator) -> torch.Generator:
         """This rank's stream of scenes. Rank 0 goes on with the shared one, where the others leave it."""
@@ -260,7 +266,8 @@ def iterate_batches(
             batch = batches[step] if in_place(step) else next(ahead)
         except DeadWorker as death:
             raise TrainingError(f"step {step}: {death}") from death
-        yield tally.add(batch, step).to(device)
+        views = tally.add(batch, step).to(device)
+        yield views if device.type == "cpu" else batches.augmented(views, step)
 
 
 class DeadWorker(Exception):
