@@ -26,6 +26,7 @@ MODELS = {
     4: ("OPENCV", 8),
     5: ("OPENCV_FISHEYE", 8),
     6: ("FULL_OPENCV", 12),
+    10: ("THIN_PRISM_FISHEYE", 12),
 }
 ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 COUNTS = dict(MODELS.values())

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from flow3r.data.frame import Frame, Sequence, check_indices
 from flow3r.data.images import read_image
+from flow3r.data.transforms import undistort
 from flow3r.errors import InputError
 
 DepthMap = Float[np.ndarray, "H W"]
@@ -31,7 +32,7 @@ class Dataset:
     name: str  # as in SourceConfig.dataset
     title: str
     sequences: Callable[[Path], List[Sequence]]
-    labels: Literal["posed", "none"]  # "posed": depth, intrinsics and poses
+    labels: Literal["posed", "cameras", "depth", "none"]  # "posed": both depth and cameras
     layout: str  # what a root folder holds, in a line
     licence: str
     url: str
@@ -46,15 +47,17 @@ class PosedImage:
     """An image file with its labels, in our conventions, for the image as `fit` leaves it.
 
     `depth` reads z-depth in scene units; 0, negative and non-finite values are unknown. `fit` brings the image to the
-    grid of its depth where the two differ.
+    grid of its depth where the two differ. `distortion` holds OpenCV's coefficients of a lens that neither has been
+    freed of: both are then undistorted on reading. None: the dataset does not know.
     """
 
     file: Path
-    intrinsics: Float[np.ndarray, "3 3"]  # half-integer pixel centres
-    world_from_camera: Float[np.ndarray, "4 4"]
+    intrinsics: Float[np.ndarray, "3 3"] | None  # half-integer pixel centres
+    world_from_camera: Float[np.ndarray, "4 4"] | None
     timestamp: float  # seconds, or the frame index
     depth: Callable[[], DepthMap] | None = None
     fit: Callable[[Image], Image] | None = None
+    distortion: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class PosedImages:
                 if depth.shape != image.shape[:2]:
                     raise InputError(f"{posed.file}: is {image.shape[:2]}, its depth {depth.shape}; expected one size")
                 depth = np.where((depth > 0) & (depth < np.inf), depth, np.float32(0))  # neither for NaN
+            if posed.distortion:
+                image, depth = undistort(image, depth, posed.intrinsics, posed.distortion)
             yield Frame(image, posed.timestamp, posed.file.name, depth, posed.intrinsics, posed.world_from_camera)
 
 
