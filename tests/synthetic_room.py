@@ -28,7 +28,12 @@ def walk(count: int) -> np.ndarray:
 
 def render(world_from_camera: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
     """Depth (H W), world points (H W 3) and colours (H W 3) of one camera inside the room, exact at pixel centres."""
-    rays = camera_rays(torch.from_numpy(intrinsics), *size).numpy() @ world_from_camera[:3, :3].T
+    return render_rays(world_from_camera, camera_rays(torch.from_numpy(intrinsics), *size).numpy())
+
+
+def render_rays(world_from_camera: np.ndarray, local_rays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """As `render`, along any rays (H W 3) of depth 1 in the camera's frame."""
+    rays = local_rays @ world_from_camera[:3, :3].T
     centre = world_from_camera[:3, 3]
     walls = np.where(rays > 0, HIGH, LOW) - centre
     depth = np.divide(walls, rays, out=np.full_like(rays, np.inf), where=rays != 0).min(axis=-1)
