@@ -1,0 +1,90 @@
+"""OmniWorld-Game: recordings of games with their depth buffers; the game part of OmniWorld alone has both.
+
+After the repository yangzhou24/OmniWorld: the script that unpacks a scene, and scripts/utils.py, which reads it. A
+scene is cut into splits, listed in `split_info.json`; `camera/split_<k>.json` holds a focal length, a world-to-camera
+quaternion (wxyz, of any length) and a translation for each of their frames, and one principal point. Its own point
+clouds put pixel centres at half-integers. Depth is the buffer of a projection with planes 1 and 1000, divided by
+0.004; the sky and what is too close are unknown. A scene has a scale of its own: the factor to metres, in the metadata
+of its later release, is not applied. Its optical flow is an annotation, not the renderer's, and is not read; nor are
+the coarser cameras of `droidclib`. Frames without depth are left out.
+"""
+
+from collections import Counter
+from collections.abc import Sequence as List
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from flow3r.data.datasets.dataset import Dataset, Listing, PosedImage, PosedImages, folders
+from flow3r.data.datasets.encodings import pinhole, read_json, read_values
+from flow3r.data.frame import Sequence
+from flow3r.errors import InputError
+from flow3r.geometry.se3 import rotation_from_quaternion
+
+LAYOUT = "<scene>/{color/000000.png, depth/000000.png, camera/split_0.json, split_info.json, fps.txt}, unpacked"
+NEAR, FAR, SCALE = 1.0, 1000.0, 0.004
+CLOSEST, SKY = 0.0015, 65500 / 65535  # of the buffer in [0, 1]; beyond them depth is unknown
+
+
+def read_buffer(file: Path) -> Float[np.ndarray, "H W"]:
+    """z-depth from the stored depth buffer, 0 where unknown."""
+    buffer = read_values(file).astype(np.float32) / 65535
+    depth = buffer / (FAR - buffer * (FAR - NEAR)) / SCALE
+    return np.where((buffer < CLOSEST) | (buffer > SKY), np.float32(0), depth)
+
+
+def frame_rate(folder: Path) -> float:
+    """Frames per second, from a line `FPS: 24.0`; 1 without one, so that times are the numbers of frames."""
+    file = folder / "fps.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return next((float(line.split(":")[1]) for line in lines if line.startswith("FPS:")), 1.0)
+
+
+def listed_split(folder: Path, number: int) -> Listing:
+    """The frames of one split of a scene."""
+    file = folder / "camera" / f"split_{number}.json"
+    camera, split, rate = read_json(file), read_json(folder / "split_info.json")["split"], frame_rate(folder)
+    if number >= len(split) or not len(split[number]) == len(camera["quats"]) == len(camera["trans"]):
+        raise InputError(f"{file}: not the cameras of the frames of split {number} in split_info.json")
+    images, left_out = [], Counter()
+    for index, focal, quaternion, translation in zip(split[number], camera["focals"], camera["quats"], camera["trans"]):
+        image, depth = (folder / kind / f"{index:06d}.png" for kind in ("color", "depth"))
+        values = np.array([*quaternion, *translation, focal], dtype=np.float64)
+        if not image.is_file() or not depth.is_file():
+            left_out["image or depth file missing"] += 1
+        elif not np.isfinite(values).all() or not values[:4].any():
+            left_out["camera not finite"] += 1
+        else:
+            camera_from_world = np.eye(4)
+            camera_from_world[:3, :3] = rotation_from_quaternion(torch.from_numpy(values[:4])).numpy()
+            camera_from_world[:3, 3] = values[4:7]
+            intrinsics, pose = pinhole(focal, focal, camera["cx"], camera["cy"]), np.linalg.inv(camera_from_world)
+            images.append(PosedImage(image, intrinsics, pose, index / rate, partial(read_buffer, depth)))
+    return Listing(images, left_out)
+
+
+def sequences(root: Path) -> List[Sequence]:
+    """The splits of the scenes below `root`, such as b04f88d1f85a/split_0."""
+    found = []
+    for cameras in folders(root, "*/camera", "OmniWorld-Game", LAYOUT):
+        numbers = sorted(int(file.stem.removeprefix("split_")) for file in cameras.glob("split_*.json"))
+        scene = cameras.parent
+        found += [PosedImages(f"{scene.name}/split_{k}", partial(listed_split, scene, k)) for k in numbers]
+    return found
+
+
+OMNIWORLD = Dataset(
+    name="omniworld",
+    title="OmniWorld-Game",
+    sequences=sequences,
+    labels="posed",
+    layout=LAYOUT,
+    licence="CC BY-NC-SA 4.0 (its README); the games' own content is its publishers'",
+    url="https://huggingface.co/datasets/InternRobotics/OmniWorld",
+    citation="Zhou et al., OmniWorld: A Multi-Domain and Multi-Modal Dataset for 4D World Modeling, arXiv 2509.12201",
+    dense=True,
+    scale="relative",
+)
