@@ -1,0 +1,91 @@
+"""DTU in the packing of Spann3R: MVSNet's cameras, millimetres, masks with a margin."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rendered import Rendered, check_frames, rendered_scene
+
+from flow3r.data.datasets.dtu import DTU, EVALUATED, read_camera
+from flow3r.errors import InputError
+
+# View 0 of MVSNet's DTU cameras, as a public description of the format prints it.
+REAL = """extrinsic
+0.970263 0.00747983 0.241939 -191.02
+-0.0147429 0.999493 0.0282234 3.28832
+-0.241605 -0.030951 0.969881 22.5401
+0.0 0.0 0.0 1.0
+
+intrinsic
+361.54125 0.0 82.900625
+0.0 360.3975 66.383875
+0.0 0.0 1.0
+
+425.0 2.5
+"""
+
+
+def write_dtu(scan: Path, truth: Rendered) -> None:
+    """After the loaders of Spann3R and π³; the mask is the image without its left quarter, the depth there is wrong."""
+    for kind in ("images", "depths", "binary_masks", "cams"):
+        (scan / kind).mkdir(parents=True)
+    for k, pose in enumerate(truth.world_from_camera):
+        cv2.imwrite(str(scan / f"images/{k:08d}.jpg"), truth.images[k][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        depth, mask = truth.depth[k].astype(np.float32) * 1000, np.full(truth.depth[k].shape, 255, dtype=np.uint8)
+        mask[:, :16] = 0
+        depth[:, :18] = 1.0
+        depth[5, 40] = 0
+        np.save(scan / f"depths/{k:08d}.npy", depth)
+        cv2.imwrite(str(scan / f"binary_masks/{k:08d}.png"), mask)
+        extrinsic, intrinsic = np.linalg.inv(pose), truth.intrinsics.copy()
+        extrinsic[:3, 3] *= 1000
+        intrinsic[:2, 2] -= 0.5
+        blocks = ("\n".join(" ".join(f"{x:.8g}" for x in row) for row in matrix) for matrix in (extrinsic, intrinsic))
+        text = "extrinsic\n{}\n\nintrinsic\n{}\n\n425.0 2.5\n".format(*blocks)
+        (scan / f"cams/{k:08d}_cam.txt").write_text(text)
+
+
+def test_a_scan_comes_back_in_metres(tmp_path: Path):
+    truth = rendered_scene(3)
+    write_dtu(tmp_path / "scan1", truth)
+    (sequence,) = DTU.sequences(tmp_path)
+    frames = list(sequence.frames(range(3)))
+    check_frames(frames, truth)
+    np.testing.assert_allclose(frames[2].world_from_camera, truth.world_from_camera[2], atol=1e-5)
+    assert (frames[0].depth[:, :20] == 0).all() and frames[0].depth[5, 40] == 0  # the margin hides the wrong depth
+
+
+def test_a_camera_of_the_release_is_read(tmp_path: Path):
+    (tmp_path / "cam.txt").write_text(REAL)
+    intrinsics, pose = read_camera(tmp_path / "cam.txt")
+    assert np.allclose(intrinsics, [[361.54125, 0, 83.400625], [0, 360.3975, 66.883875], [0, 0, 1]])
+    np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.inv(pose)[:3, 3], [-0.19102, 0.00328832, 0.0225401])
+
+
+def test_images_that_lack_a_file_are_counted(tmp_path: Path):
+    write_dtu(tmp_path / "scan4", rendered_scene(3))
+    (tmp_path / "scan4/depths/00000001.npy").unlink()
+    (tmp_path / "scan4/binary_masks/00000002.png").unlink()
+    text = (tmp_path / "scan4/cams/00000000_cam.txt").read_text().split()
+    (tmp_path / "scan4/cams/00000000_cam.txt").write_text(" ".join([text[0], "nan", *text[2:]]))
+    (sequence,) = DTU.sequences(tmp_path)
+    reasons = {"no file in depths": 1, "no file in binary_masks": 1, "camera not finite": 1}
+    assert len(sequence) == 0 and sequence.left_out == reasons
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path):
+    write_dtu(tmp_path / "scan4", rendered_scene(1))
+    np.save(tmp_path / "scan4/depths/00000000.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"00000000.npy: not an array"):
+        next(DTU.sequences(tmp_path)[0].frames([0]))
+    (tmp_path / "scan4/cams/00000000_cam.txt").write_text("extrinsic 1 2 3")
+    with pytest.raises(InputError, match=r"00000000_cam.txt: not a camera of MVSNet"):
+        len(DTU.sequences(tmp_path)[0])
+    with pytest.raises(InputError, match=r"no scan\*.*it holds binary_masks, cams"):
+        DTU.sequences(tmp_path / "scan4")
+
+
+def test_twenty_two_scans_are_evaluated():
+    assert len(set(EVALUATED)) == 22
