@@ -15,7 +15,7 @@ from flow3r.data.sampling import seconds_of
 from flow3r.data.transforms import fit_depth, fit_frame, fit_intrinsics
 from flow3r.errors import InputError
 from flow3r.geometry.flow import flow_from_depth
-from flow3r.types import Flow, Views
+from flow3r.types import Flow, Teacher, Views
 
 _OPENED_AT_ONCE = 256  # ours: more sequences than this are not all opened to learn how long they are
 _TRIES = 100  # ours: sequences in a row that may be too short
@@ -26,8 +26,8 @@ class PosedScenes(Source):
     """Scenes of several views of one of the sequences, each as likely as the others.
 
     `dense`: depth is dense and exact enough to supervise normals. `rigid`: nothing moves, so that depth and poses give
-    flow; without, there is none. Of very many sequences each is opened when it is first drawn. Raises InputError if
-    no sequence has two frames.
+    flow. Where things do, a `teacher` may; what it refuses is unknown. With neither there is no flow. Of very many
+    sequences each is opened when it is first drawn. Raises InputError if no sequence has two frames.
     """
 
     def __init__(
@@ -37,8 +37,9 @@ class PosedScenes(Source):
         strides: tuple[float, float] = (0.04, 2.0),
         dense: bool = False,
         rigid: bool = False,
+        teacher: Teacher | None = None,
     ):
-        self.sequences, self.strides, self.dense, self.rigid = sequences, strides, dense, rigid
+        self.sequences, self.strides, self.dense, self.rigid, self.teacher = sequences, strides, dense, rigid, teacher
         longest = max((len(sequence) for sequence in sequences[:_OPENED_AT_ONCE]), default=0)
         if longest < 2:
             raise InputError(f"none of {len(sequences)} sequences has two frames or more; expected posed images")
@@ -62,10 +63,24 @@ class PosedScenes(Source):
         images = images.float().div_(255).movedim(-1, 2)
         depth, intrinsics, poses = (label.float() for label in labels)
         flow = None
-        if self.rigid and wanted.pairs:
-            flow = _flow(depth, intrinsics, poses, draw_pairs(len(depth), wanted.views, wanted.pairs, generator))
+        if wanted.pairs and (self.rigid or self.teacher is not None):
+            pairs = draw_pairs(len(depth), wanted.views, wanted.pairs, generator)
+            flow = _flow(depth, intrinsics, poses, pairs) if self.rigid else self._taught(images, pairs)
         dense = torch.full(depth.shape[:2], self.dense)
         return Views(images, depth, intrinsics, poses, dense=dense, flow=flow)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the teacher says that it computes on an accelerator (its `device`)."""
+        return torch.device(getattr(self.teacher, "device", None) or "cpu").type != "cpu"
+
+    def _taught(self, images: Float[Tensor, "B N 3 H W"], pairs: Int[Tensor, "B P 2"]) -> Flow:
+        """What the teacher says of ordered pairs; covisible nowhere where it refuses one."""
+        answers = [self.teacher(clip, own) for clip, own in zip(images, pairs)]
+        accepted = torch.tensor([[not reason for reason in answer.refusals] for answer in answers])
+        displacement = torch.cat([answer.flow.displacement for answer in answers])
+        covisible = torch.cat([answer.flow.covisible for answer in answers]) * accepted[..., None, None]
+        return Flow(pairs, displacement, covisible)
 
     def _draw_sequence(self, views: int, generator: torch.Generator) -> Sequence:
         """One with at least so many frames."""

@@ -61,7 +61,7 @@ def train(
     that is not finite (after saving the batch), a checkpoint of another configuration, one that cannot be written: on
     all processes if on one.
     """
-    _check(config, validation, seconds)
+    _check(config, labelled, clips, validation, seconds)
     device = device_of_rank(device)
     with joined_ranks(device) as ranks, termination() as terminated:
         run, begin = Run(config, Path(out), ranks, device), time.monotonic()
@@ -99,7 +99,13 @@ def train(
         return TrainResult(run.model.eval(), run.weights, done, time.monotonic() - begin, *best)
 
 
-def _check(config: TrainConfig, validation: Validation | None, seconds: float | None) -> None:
+def _check(
+    config: TrainConfig,
+    labelled: Source | Weighted | None,
+    clips: Source | Weighted | None,
+    validation: Validation | None,
+    seconds: float | None,
+) -> None:
     """Raise TrainingError for what no run can be made of."""
     if config.accumulate < 1:
         raise TrainingError(f"accumulate is {config.accumulate}; expected at least one batch for each step")
@@ -109,9 +115,10 @@ def _check(config: TrainConfig, validation: Validation | None, seconds: float | 
         raise TrainingError(f"best_by {config.best_by!r}, patience {config.patience}, but no validation to judge by")
     if config.patience and config.best_by is None:
         raise TrainingError(f"patience {config.patience}, but best_by does not say what must get better")
-    named = ", ".join(sorted({source.dataset for source in (*config.data.labelled, *config.data.unlabelled)}))
-    if named:
+    lacking = [*config.data.labelled] * (labelled is None) + [*config.data.unlabelled] * (clips is None)
+    if lacking:
+        named = ", ".join(sorted({source.dataset for source in lacking}))
         raise TrainingError(
-            f"preset {config.name!r} is trained on {named}, for which there is no reader yet; expected a preset of "
-            "procedural worlds, with a label store for unlabelled video (--labels)"
+            f"preset {config.name!r} is trained on {named}; expected their sequences (flow3r train --data ROOT, with "
+            "--labels or --teacher for unlabelled video), or a preset of procedural worlds"
         )

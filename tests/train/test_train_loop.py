@@ -200,7 +200,7 @@ def test_sizes_of_the_start_must_fit_the_preset(tmp_path):
 
 def test_presets_whose_data_is_not_here_say_so_before_anything_is_written(tmp_path):
     named = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, labelled=(SourceConfig("scannetpp"),)))
-    with pytest.raises(TrainingError, match="trained on scannetpp, for which there is no reader yet"):
+    with pytest.raises(TrainingError, match="trained on scannetpp; expected their sequences"):
         train(named, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,115 @@
+"""The sources of a run, made of the datasets that its configuration names."""
+
+from collections.abc import Collection, Mapping
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+from pathlib import Path
+
+from flow3r.config import DataConfig, SourceConfig
+from flow3r.data.clips import LabelClips
+from flow3r.data.datasets.dataset import Dataset
+from flow3r.data.frame import Sequence
+from flow3r.data.labels import LabelStore
+from flow3r.data.mixture import Source, Weighted
+from flow3r.data.posed import PosedScenes
+from flow3r.data.subsets import Subset, draw_subset, write_subset
+from flow3r.data.taught import Footage, HybridClips, TaughtClips
+from flow3r.errors import InputError
+from flow3r.types import Teacher
+
+PSEUDO = "megasam"  # the dataset whose reader reads an optimiser's pseudo labels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run draws from, and which sequences these are."""
+
+    labelled: Weighted
+    clips: Weighted
+    subsets: tuple[Subset, ...]
+
+    def write_lists(self, folder: Path) -> None:
+        """One file for each dataset: its sequences and their sha256 (data/subsets.py)."""
+        for number, subset in enumerate(self.subsets):
+            write_subset(folder / f"{number:02d}_{subset.dataset}.json", subset)
+
+
+def make_recipe(
+    data: DataConfig,
+    root: Path,
+    datasets: Mapping[str, Dataset],
+    *,
+    labels: Path | None = None,
+    teacher: Teacher | None = None,
+    test: Mapping[str, Collection[str]] | None = None,
+    seed: int = 0,
+) -> Recipe:
+    """The sources that `data` names, each dataset in a folder of its name below `root`.
+
+    Flow of unlabelled sequences is that of the label stores `labels`/<dataset>, of the `teacher`, or of both: of the
+    store where it has a sequence. The teacher also gives the flow of labelled scenes in which something moves. `test`:
+    by dataset, the sequences that no run may see.
+
+    Raises InputError naming every dataset that is not there or has not what the run needs, before any is read.
+    """
+    wanted = (*data.labelled, *data.unlabelled)
+    _check(wanted, data, root, datasets, labels, teacher)
+    chosen: list[Subset] = []
+
+    def sequences_of(source: SourceConfig) -> List[Sequence]:
+        pseudo = source.labels == PSEUDO
+        reader = datasets[PSEUDO if pseudo else source.dataset]
+        found = {sequence.name: sequence for sequence in reader.sequences(_folder(root, source))}
+        chosen.append(draw_subset(source, found, test=(test or {}).get(source.dataset, ()), seed=seed))
+        return [found[name] for name in chosen[-1].names]
+
+    def labelled(source: SourceConfig) -> Source:
+        own = datasets[PSEUDO if source.labels == PSEUDO else source.dataset]
+        kind = {"dense": own.dense, "rigid": own.rigid, "teacher": None if own.rigid else teacher}
+        return PosedScenes(sequences_of(source), strides=data.stride_seconds, **kind)
+
+    def unlabelled(source: SourceConfig) -> Source:
+        sequences = sequences_of(source)
+        stored = taught = None
+        if labels is not None:
+            names = {sequence.name for sequence in sequences}
+            stored = LabelClips(LabelStore(labels / source.dataset), crop=data.crop_clips, only=names)
+        if teacher is not None:
+            taught = TaughtClips(Footage(sequences), teacher, crop=data.crop_clips, strides=data.stride_seconds)
+        return stored or taught if None in (stored, taught) else HybridClips(stored, taught)
+
+    return Recipe(
+        [(labelled(source), source.weight) for source in data.labelled],
+        [(unlabelled(source), source.weight) for source in data.unlabelled],
+        tuple(chosen),
+    )
+
+
+def _folder(root: Path, source: SourceConfig) -> Path:
+    return root / (f"{source.dataset}_{PSEUDO}" if source.labels == PSEUDO else source.dataset)
+
+
+def _check(
+    wanted: List[SourceConfig],
+    data: DataConfig,
+    root: Path,
+    datasets: Mapping[str, Dataset],
+    labels: Path | None,
+    teacher: Teacher | None,
+) -> None:
+    wrong = []
+    for source in wanted:
+        folder, reader = _folder(root, source), datasets.get(PSEUDO if source.labels == PSEUDO else source.dataset)
+        if reader is None:
+            wrong.append(f"{source.dataset}: there is no reader for it; there are {', '.join(sorted(datasets))}")
+        elif not folder.is_dir():
+            wrong.append(f"{folder}: missing; expected {reader.title}: {reader.layout}")
+        elif source in data.labelled and reader.labels != "posed":
+            wrong.append(f"{source.dataset}: gives {reader.labels}; labelled training needs depth and cameras")
+    for source in data.unlabelled:
+        if labels is None and teacher is None:
+            wrong.append(f"{source.dataset}: is unlabelled; give label stores (--labels) or a teacher (--teacher)")
+        elif teacher is None and not (labels / source.dataset).is_dir():
+            wrong.append(f"{labels / source.dataset}: missing; expected the label store of {source.dataset}")
+    if wrong:
+        raise InputError("; ".join(wrong))

@@ -1,0 +1,116 @@
+"""From a configuration that names datasets to the sources of a run, and the lists of what these may draw."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_posed import Room
+
+from flow3r.config import DataConfig, SourceConfig
+from flow3r.data.datasets.dataset import Dataset
+from flow3r.data.mixture import Wanted
+from flow3r.data.recipe import make_recipe
+from flow3r.data.subsets import read_subset
+from flow3r.errors import InputError
+from flow3r.types import Flow, FlowLabels
+
+
+@dataclass(frozen=True)
+class CountingTeacher:
+    """Flow: how many frames lie between, to the right. Longer ways than `reach` are refused."""
+
+    reach: int = 1
+    name: str = "counting"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, images: torch.Tensor, pairs: torch.Tensor) -> FlowLabels:
+        between = (pairs[:, 1] - pairs[:, 0]).float()
+        displacement = torch.zeros(1, len(pairs), *images.shape[2:], 2)
+        displacement[0, ..., 0] = between[:, None, None]
+        refusals = tuple("too far" if abs(way) > self.reach else "" for way in between.tolist())
+        return FlowLabels(Flow(pairs[None], displacement, torch.ones(displacement.shape[:-1])), refusals)
+
+
+WANTED = Wanted(step=0, scenes=2, views=2, size=(42, 56), pairs=2)
+
+
+def dataset(name: str, labels: str = "posed", count: int = 20, **facts) -> Dataset:
+    rooms = [Room(6, name=f"{name}_{k}") for k in range(count)]
+    said = {"layout": "rooms", "licence": "none", "url": "", "citation": ""}
+    return Dataset(name=name, title=name, sequences=lambda root: rooms, labels=labels, **said, **facts)
+
+
+DATASETS = {
+    "still": dataset("still", rigid=True, dense=True),
+    "moving": dataset("moving"),
+    "films": dataset("films", labels="none"),
+    "megasam": dataset("megasam"),
+}
+DATA = DataConfig(
+    labelled=(SourceConfig("still", 4, weight=2.0), SourceConfig("moving")),
+    unlabelled=(SourceConfig("films", 5), SourceConfig("still", 3, skip=4)),
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in (*DATASETS, "films_megasam"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_every_source_gives_what_its_dataset_is_good_for(root):
+    recipe = make_recipe(DATA, root, DATASETS, teacher=CountingTeacher(reach=1))
+    (still, first), (moving, second) = recipe.labelled
+    assert (first, second) == (2.0, 1.0) and len(recipe.clips) == 2
+    exact, taught = (source.draw(WANTED, generator()) for source in (still, moving))
+    assert exact.labelled and exact.dense.all() and taught.labelled and not taught.dense.any()
+    assert exact.flow.displacement.norm(dim=-1).max() > 2  # geometry's
+    steps = taught.flow.displacement[..., 0]
+    assert set(np.unique(steps.numpy())) == {-1.0, 1.0}  # the teacher's, which counts views
+    for source, _ in recipe.clips:
+        clip = source.draw(source.fit(WANTED, generator()), generator())
+        assert not clip.labelled and clip.flow is not None
+
+
+def test_what_a_teacher_refuses_of_labelled_scenes_is_unknown(root):
+    recipe = make_recipe(DATA, root, DATASETS, teacher=CountingTeacher(reach=0))
+    assert recipe.labelled[1][0].draw(WANTED, generator()).flow.covisible.max() == 0
+
+
+def test_labelled_and_unlabelled_parts_of_one_dataset_have_no_sequence_in_common_and_are_listed(root, tmp_path):
+    recipe = make_recipe(DATA, root, DATASETS, teacher=CountingTeacher(), test={"films": {"films_3"}})
+    still, _, films, more = recipe.subsets
+    assert len(still.names) == 4 and len(more.names) == 3 and not set(still.names) & set(more.names)
+    assert "films_3" not in films.names
+    recipe.write_lists(tmp_path / "lists")
+    files = sorted((tmp_path / "lists").iterdir())
+    assert [file.name for file in files] == ["00_still.json", "01_moving.json", "02_films.json", "03_still.json"]
+    assert read_subset(files[2]) == films
+
+
+def test_pseudo_labels_are_read_from_a_folder_of_their_own(root):
+    data = DataConfig(labelled=(SourceConfig("films", 3, labels="megasam"),))
+    recipe = make_recipe(data, root, DATASETS)
+    assert all(name.startswith("megasam") for name in recipe.subsets[0].names)
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path):
+    (tmp_path / "films").mkdir()
+    data = DataConfig(labelled=(SourceConfig("still"), SourceConfig("films")), unlabelled=(SourceConfig("nothing"),))
+    with pytest.raises(InputError) as told:
+        make_recipe(data, tmp_path, DATASETS)
+    for part in (
+        f"{tmp_path / 'still'}: missing; expected still: rooms",
+        "films: gives none; labelled training needs depth and cameras",
+        "nothing: there is no reader for it",
+        "nothing: is unlabelled; give label stores (--labels) or a teacher (--teacher)",
+    ):
+        assert part in str(told.value)
