@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -61,8 +62,29 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def sha256_of_file(path: str | Path) -> str:
+@dataclass(frozen=True)
+class FilePart:
+    """A run of bytes in a file that is a file by itself, such as a member of a tar archive: read where it lies."""
+
+    file: Path
+    offset: int  # bytes
+    size: int
+    name: str  # within the file, such as clips/a.mp4
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+    def read(self) -> bytes:
+        """The whole content, fewer than `size` bytes where the file was cut short."""
+        with open(self.file, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def sha256_of_file(path: str | Path | FilePart) -> str:
     """The SHA-256 of a file's content, in hex."""
+    if isinstance(path, FilePart):
+        return sha256_of_bytes(path.read())
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

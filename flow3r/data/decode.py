@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from flow3r.data.images import check_pixels
 from flow3r.errors import InputError
+from flow3r.files import FilePart
 
 SEEK_GAIN = 8  # frames that a seek must save to be worth its cost; ours
 NOMINAL_RATE = Fraction(25)  # for raw streams that carry no clock at all
@@ -32,14 +33,14 @@ class VideoIndex:
 class VideoDecoder:
     """An open video file. PyAV calls are confined to this class; a context manager, since it holds a file."""
 
-    def __init__(self, path: Path, threads: int = 1):
+    def __init__(self, path: Path | FilePart, threads: int = 1):
         self.path, self.threads = path, threads
 
     def __enter__(self) -> "VideoDecoder":
         import av
 
         try:
-            self._container = av.open(str(self.path))
+            self._container = av.open(_address(self.path))
         except (av.error.FFmpegError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{self.path}: not a video that ffmpeg reads ({reason})") from error
@@ -173,3 +174,10 @@ class VideoDecoder:
             image = cv2.resize(image, (width, image.shape[0]), interpolation=cv2.INTER_LINEAR)
         # PyAV reports the counter-clockwise turn that makes the frame upright and leaves the pixels as they are.
         return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+
+
+def _address(path: Path | FilePart) -> str:
+    """What ffmpeg opens: a file, or a part of one by its protocol for that."""
+    if isinstance(path, FilePart):
+        return f"subfile,,start,{path.offset},end,{path.offset + path.size},,:{path.file.resolve()}"
+    return str(path)

@@ -1,5 +1,6 @@
 """Still images: one file, or a list of files as a sequence."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from flow3r.data.frame import Frame, check_indices
 from flow3r.errors import InputError
+from flow3r.files import FilePart
 
 EXIF_ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)  # the tag, and its values for images that lie on their side
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -29,7 +31,7 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in parts] + [(2, 0, path.name)]
 
 
-def check_pixels(height: int, width: int, path: Path) -> None:
+def check_pixels(height: int, width: int, path: str | Path | FilePart) -> None:
     """InputError if an image of this size is too large to decode: a few bytes on disk may claim gigabytes of pixels."""
     from PIL import Image
 
@@ -41,14 +43,14 @@ def check_pixels(height: int, width: int, path: Path) -> None:
         )
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(path: str | Path | FilePart) -> UInt8[np.ndarray, "H W 3"]:
     """An image file as upright RGB: the EXIF orientation is applied, transparency dropped, 16 bits cut to 8.
 
     Raises InputError if the file is missing, unreadable, cut short, or larger than PIL.Image.MAX_IMAGE_PIXELS.
     """
     from PIL import ImageOps
 
-    with _opened(Path(path)) as image:
+    with _opened(path) as image:
         upright = ImageOps.exif_transpose(image) if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else image
         if upright.mode.startswith("I;16"):
             grey = (np.asarray(upright) >> 8).astype(np.uint8)
@@ -56,22 +58,22 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path | FilePart) -> tuple[int, int]:
     """(H, W) of what `read_image` gives, from the header of the file alone. Raises InputError as it does."""
-    with _opened(Path(path)) as image:
+    with _opened(path) as image:
         lies = image.getexif().get(EXIF_ORIENTATION) in LYING
         return (image.width, image.height) if lies else (image.height, image.width)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: str | Path | FilePart) -> Iterator[Any]:
     """The PIL image of a file, not yet decoded; whatever is wrong with it, also in decoding, is an InputError."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_pixels is stricter
-            image = Image.open(path)
+            image = Image.open(io.BytesIO(path.read()) if isinstance(path, FilePart) else path)
         with image:
             check_pixels(image.height, image.width, path)
             yield image
