@@ -49,11 +49,13 @@ def listed_split(folder: Path, number: int) -> Listing:
     camera, split, rate = read_json(file), read_json(folder / "split_info.json")["split"], frame_rate(folder)
     if number >= len(split) or not len(split[number]) == len(camera["quats"]) == len(camera["trans"]):
         raise InputError(f"{file}: not the cameras of the frames of split {number} in split_info.json")
-    images, left_out = [], Counter()
+    images, left_out, invalid = [], Counter(), set(camera.get("invalid_frame") or ())
     for index, focal, quaternion, translation in zip(split[number], camera["focals"], camera["quats"], camera["trans"]):
         image, depth = (folder / kind / f"{index:06d}.png" for kind in ("color", "depth"))
         values = np.array([*quaternion, *translation, focal], dtype=np.float64)
-        if not image.is_file() or not depth.is_file():
+        if index in invalid:
+            left_out["marked invalid"] += 1
+        elif not image.is_file() or not depth.is_file():
             left_out["image or depth file missing"] += 1
         elif not np.isfinite(values).all() or not values[:4].any():
             left_out["camera not finite"] += 1

@@ -40,14 +40,15 @@ def test_splits_take_their_own_frames(tmp_path):
 
 
 def test_frames_that_cannot_be_used_are_counted(tmp_path):
-    folder = write_omniworld(tmp_path, rendered_scene(4, intrinsics=PINHOLE), splits=((0, 1, 2, 3),))
+    folder = write_omniworld(tmp_path, rendered_scene(5, intrinsics=PINHOLE), splits=((0, 1, 2, 3, 4),))
     (folder / "depth" / "000001.png").unlink()  # not every frame has depth
     file = folder / "camera" / "split_0.json"
     camera = json.loads(file.read_text())
-    camera["trans"][2][0], camera["quats"][3] = float("nan"), [0, 0, 0, 0]
+    camera["trans"][2][0], camera["quats"][3], camera["invalid_frame"] = float("nan"), [0, 0, 0, 0], [4]
     file.write_text(json.dumps(camera))
     (split,) = OMNIWORLD.sequences(tmp_path)
-    assert len(split) == 1 and split.left_out == {"image or depth file missing": 1, "camera not finite": 2}
+    assert split.timestamps().tolist() == [0]
+    assert split.left_out == {"image or depth file missing": 1, "camera not finite": 2, "marked invalid": 1}
 
 
 def test_bad_files_and_roots_are_named(tmp_path):
