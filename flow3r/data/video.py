@@ -26,6 +26,11 @@ CUT_DIFFERENCE = 40.0  # mean absolute difference of 64 x 36 grey images
 CUT_COLOURS = 0.5  # half the L1 distance of HSV histograms
 CUT_PROMINENCE = 1.25  # of the difference, over those just before and after
 
+# Files of a folder that are taken for videos; a video that is named itself may be called anything.
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
+)
+
 
 def open_source(source: str | Path | abc.Sequence[str | Path]) -> Sequence:
     """A video file, image file, folder of images, glob pattern or list of images as a Sequence.
