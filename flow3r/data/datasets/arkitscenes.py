@@ -37,12 +37,13 @@ def _listing(folder: Path) -> Listing:
     times, poses = _trajectory(folder / "lowres_wide.traj")
     usable, left_out = [], Counter()
     for image in sorted((folder / "lowres_wide").glob("*.png"), key=_seconds):
-        pose, camera = _pose(times, poses, _seconds(image)), _pincam(folder, image)
-        depth = folder / "lowres_depth" / image.name
-        if pose is None or camera is None or not depth.is_file():
-            left_out["no pose in time" if pose is None else "missing depth file" if camera else "no intrinsics"] += 1
-        elif not np.isfinite(pose).all():
-            left_out["non-finite pose"] += 1
+        pose, depth = _pose(times, poses, _seconds(image)), folder / "lowres_depth" / image.name
+        if pose is None or not np.isfinite(pose).all():
+            left_out["no pose in time" if pose is None else "non-finite pose"] += 1
+        elif not depth.is_file():
+            left_out["missing depth file"] += 1
+        elif (camera := _pincam(folder, image)) is None:
+            left_out["no intrinsics"] += 1
         else:
             usable.append((image, depth, camera, pose))
     turns = _turns_to_upright(np.array([pose for *_, pose in usable]).reshape(-1, 4, 4))

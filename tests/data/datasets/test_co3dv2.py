@@ -25,6 +25,30 @@ def test_a_written_category_comes_back(tmp_path: Path, form: str, size: tuple[in
     assert (frames[0].depth[1:-1] > 0).all()
 
 
+def test_a_released_camera_has_square_pixels_and_the_centre_of_its_uncropped_image(tmp_path: Path):
+    scene = rendered_scene(count=1, size=(640, 479))
+    (frame,) = write_category(tmp_path, {"110_13051_23361": scene})
+    # Of the first frame of apple/110_13051_23361 in the annotations as released.
+    frame["viewpoint"] = {
+        "R": [
+            [-0.9983327388763428, -0.007844997569918633, -0.05718603357672691],
+            [0.007174402941018343, -0.9999032020568848, 0.011922439560294151],
+            [-0.05727402865886688, 0.011492285877466202, 0.9982923269271851],
+        ],
+        "T": [-0.880431592464447, 5.909038543701172, 10.833968162536621],
+        "focal_length": [2.300013542175293, 2.300013542175293],
+        "principal_point": [-0.002087682718411088, -0.002087682718411088],
+        "intrinsics_format": "ndc_isotropic",
+    }
+    write_annotations(tmp_path / "apple", [frame])
+    (read,) = sequences(tmp_path)[0].frames([0])
+    # COLMAP undistorts to centred images, here of 480 x 641 before the crop to one size for the sequence.
+    np.testing.assert_allclose(read.intrinsics, [[550.853, 0, 240], [0, 550.853, 320.5], [0, 0, 1]], atol=1e-3)
+    rotation = read.world_from_camera[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
+    assert np.linalg.det(rotation) > 0 and rotation[2, 2] > 0.99  # looks along z, as PyTorch3D's does
+
+
 def test_depth_is_scaled_by_the_adjustment_of_its_annotation(tmp_path: Path):
     scene = rendered_scene()
     write_category(tmp_path, {"a": scene}, scale_adjustment=2.5)
