@@ -2,9 +2,10 @@
 
 After the dataset's page, as the loaders of PIN-SLAM, KISS-SLAM and others repeat it: files and units are those of the
 TUM RGB-D benchmark (see tum_format), but `groundtruth.txt` is the pose T_gt of a marker plate, and that of the camera
-is T_ROS T_gt T_ROS T_m. As printed, the rotation of T_m carries a scale of 1.0593, which belongs to no rigid motion; it
-is brought to SO(3) here, and the depth left as it is. The calibration is OpenCV's, with integer pixel centres and
-distortion, which is undone. The streams are associated by time, not by position in their lists.
+is T_ROS T_gt T_ROS T_m. As printed, the rotation of T_m carries a scale of 1.0593, which belongs to no rigid motion;
+it is brought to SO(3) here. Should it belong to the depth, which the page does not say, depth reads 5.6 % short. The
+calibration is OpenCV's, with integer pixel centres and distortion, which is undone. The streams are associated by
+time, not by position in their lists.
 """
 
 from collections.abc import Sequence as List

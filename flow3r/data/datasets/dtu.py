@@ -1,10 +1,9 @@
 """DTU MVS: objects on a table, seen by a camera on a robot's arm, as packed by Spann3R.
 
 After Spann3R's loader and its script that renders the depth from a mesh of the scans, and π³'s loader, which reads the
-same. `cams/%08d_cam.txt` is MVSNet's text: the word extrinsic and the 4 x 4 matrix of the camera from the world, the
-word intrinsic and K, then the range of depth; lengths are in mm, and in metres here. Depth is unknown where it is 0
-and outside `binary_masks`, eroded by 10 x 10 pixels as those loaders do. K is taken as that of the calibration, of
-integer pixel centres.
+same. Cameras are MVSNet's text, lengths in mm; both are in metres here. Depth is unknown where it is 0 and outside
+`binary_masks`, eroded by 10 x 10 pixels as those loaders do. K is in half-integer pixel centres, as MVSNet samples
+images with it and as the renderer of the depth (pyrender) takes it; the loaders use it as in integer ones.
 """
 
 from collections import Counter
@@ -16,9 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from flow3r.data.datasets.dataset import Dataset, Listing, PosedImage, PosedImages, folders
-from flow3r.data.datasets.encodings import read_values
+from flow3r.data.datasets.encodings import read_depth_array, read_values
+from flow3r.data.datasets.mvsnet import read_camera
 from flow3r.data.frame import Sequence
-from flow3r.errors import InputError
 
 EVALUATED = (
     1,
@@ -63,38 +62,20 @@ def _listing(scan: Path) -> Listing:
         if missing is not None:
             left_out[f"no file in {missing.parent.name}"] += 1
             continue
-        intrinsics, pose = read_camera(camera)
-        if not (np.isfinite(intrinsics).all() and np.isfinite(pose).all()):
+        intrinsics, camera_from_world = read_camera(camera)
+        if not (np.isfinite(intrinsics).all() and np.isfinite(camera_from_world).all()):
             left_out["camera not finite"] += 1
             continue
+        camera_from_world[:3, 3] *= METRES
+        pose = np.linalg.inv(camera_from_world)
         images.append(PosedImage(file, intrinsics, pose, float(file.stem), partial(_depth, depth, mask)))
     return Listing(images, left_out)
-
-
-def read_camera(file: Path) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "4 4"]]:
-    """(K of half-integer pixel centres, world from camera in metres) of MVSNet's text."""
-    try:
-        words = file.read_text(encoding="utf-8").split()
-        start, middle = words.index("extrinsic") + 1, words.index("intrinsic") + 1
-        camera_from_world = np.array(words[start : start + 16], dtype=np.float64).reshape(4, 4)
-        intrinsics = np.array(words[middle : middle + 9], dtype=np.float64).reshape(3, 3)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not a camera of MVSNet: extrinsic 4 x 4, intrinsic 3 x 3 ({error})") from error
-    intrinsics[:2, 2] += 0.5
-    camera_from_world[:3, 3] *= METRES
-    finite = np.isfinite(camera_from_world).all()
-    return intrinsics, np.linalg.inv(camera_from_world) if finite else camera_from_world
 
 
 def _depth(file: Path, mask_file: Path) -> Float[np.ndarray, "H W"]:
     import cv2
 
-    try:
-        depth = np.load(file, allow_pickle=False).astype(np.float32) * np.float32(METRES)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: not an array that can be read ({error})") from error
-    if depth.ndim != 2:
-        raise InputError(f"{file}: expected depth of H x W, got {depth.shape}")
+    depth = read_depth_array(file).astype(np.float32) * np.float32(METRES)
     mask = (read_values(mask_file) > 127).astype(np.uint8)
     mask = cv2.resize(mask, (depth.shape[1], depth.shape[0]), interpolation=cv2.INTER_NEAREST)
     return np.where(cv2.erode(mask, np.ones((EROSION, EROSION), np.uint8)) > 0, depth, np.float32(0))

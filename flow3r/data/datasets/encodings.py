@@ -41,6 +41,17 @@ def read_matrix(file: Path, rows: int, columns: int) -> Float[np.ndarray, "rows 
     return values.reshape(rows, columns)
 
 
+def read_depth_array(file: Path) -> Float[np.ndarray, "H W"]:
+    """Depth of a .npy file, as it is stored. InputError if it is not H x W floats."""
+    try:
+        depth = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: not an array that can be read ({error})") from error
+    if depth.ndim != 2 or depth.dtype.kind != "f":
+        raise InputError(f"{file}: {depth.dtype} of shape {depth.shape}; expected depth of H x W floats")
+    return depth
+
+
 def read_json(file: Path) -> Any:
     """The content of a JSON file, compressed by gzip or not. InputError if it cannot be read."""
     try:

@@ -42,7 +42,7 @@ def _listing(scene: Path) -> Listing:
         elif not np.isfinite(pose).all():
             left_out["pose not finite"] += 1
         else:
-            read, fit = partial(_depth, depth, camera), partial(_undistorted, camera)
+            read, fit = partial(_depth, depth, camera), partial(_undistorted, file, camera)
             images.append(PosedImage(file, camera.intrinsics, pose, float(number), read, fit))
     return Listing(images, left_out)
 
@@ -83,11 +83,11 @@ def _sources_of(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     return _sources(camera.size, (k[0, 0], k[1, 1], k[0, 2], k[1, 2]), camera.distortion)
 
 
-def _undistorted(camera: Camera, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+def _undistorted(file: Path, camera: Camera, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     import cv2
 
     if image.shape[:2] != camera.size:
-        raise InputError(f"an image of ETH3D is {image.shape[:2]}, its camera {camera.size}; expected one size")
+        raise InputError(f"{file}: is {image.shape[:2]}, its camera {camera.size}; expected one size")
     return cv2.remap(image, *_sources_of(camera), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 

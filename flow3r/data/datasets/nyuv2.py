@@ -10,12 +10,9 @@ from collections.abc import Sequence as List
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
 from flow3r.data.datasets.dataset import Dataset, Listing, PosedImage, PosedImages, folders
+from flow3r.data.datasets.encodings import read_depth_array
 from flow3r.data.frame import Sequence
-from flow3r.errors import InputError
 
 LAYOUT = "val/{nyu_images/<name>.png,nyu_depths/<name>.npy}"
 
@@ -32,20 +29,10 @@ def _listing(folder: Path, depths: Path) -> Listing:
     for number, file in enumerate(sorted(folder.glob("*.png"))):
         depth = depths / f"{file.stem}.npy"
         if depth.is_file():
-            images.append(PosedImage(file, None, None, float(number), partial(_depth, depth)))
+            images.append(PosedImage(file, None, None, float(number), partial(read_depth_array, depth)))
         else:
             left_out["no depth file"] += 1
     return Listing(images, left_out)
-
-
-def _depth(file: Path) -> Float[np.ndarray, "H W"]:
-    try:
-        depth = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: not an array that can be read ({error})") from error
-    if depth.ndim != 2 or depth.dtype.kind != "f":
-        raise InputError(f"{file}: expected depth of H x W floats, got {depth.shape} of {depth.dtype}")
-    return depth
 
 
 NYUV2 = Dataset(

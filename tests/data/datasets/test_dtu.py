@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rendered import Rendered, check_frames, rendered_scene
 
-from flow3r.data.datasets.dtu import DTU, EVALUATED, read_camera
+from flow3r.data.datasets.dtu import DTU, EVALUATED
 from flow3r.errors import InputError
 
 # View 0 of MVSNet's DTU cameras, as a public description of the format prints it.
@@ -38,9 +38,8 @@ def write_dtu(scan: Path, truth: Rendered) -> None:
         depth[5, 40] = 0
         np.save(scan / f"depths/{k:08d}.npy", depth)
         cv2.imwrite(str(scan / f"binary_masks/{k:08d}.png"), mask)
-        extrinsic, intrinsic = np.linalg.inv(pose), truth.intrinsics.copy()
+        extrinsic, intrinsic = np.linalg.inv(pose), truth.intrinsics
         extrinsic[:3, 3] *= 1000
-        intrinsic[:2, 2] -= 0.5
         blocks = ("\n".join(" ".join(f"{x:.8g}" for x in row) for row in matrix) for matrix in (extrinsic, intrinsic))
         text = "extrinsic\n{}\n\nintrinsic\n{}\n\n425.0 2.5\n".format(*blocks)
         (scan / f"cams/{k:08d}_cam.txt").write_text(text)
@@ -57,11 +56,13 @@ def test_a_scan_comes_back_in_metres(tmp_path: Path):
 
 
 def test_a_camera_of_the_release_is_read(tmp_path: Path):
-    (tmp_path / "cam.txt").write_text(REAL)
-    intrinsics, pose = read_camera(tmp_path / "cam.txt")
-    assert np.allclose(intrinsics, [[361.54125, 0, 83.400625], [0, 360.3975, 66.883875], [0, 0, 1]])
-    np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.inv(pose)[:3, 3], [-0.19102, 0.00328832, 0.0225401])
+    write_dtu(tmp_path / "scan1", rendered_scene(1))
+    (tmp_path / "scan1/cams/00000000_cam.txt").write_text(REAL)
+    (frame,) = DTU.sequences(tmp_path)[0].frames([0])
+    assert np.allclose(frame.intrinsics, [[361.54125, 0, 82.900625], [0, 360.3975, 66.383875], [0, 0, 1]])
+    camera_from_world = np.linalg.inv(frame.world_from_camera)
+    np.testing.assert_allclose(camera_from_world[:3, 3], [-0.19102, 0.00328832, 0.0225401])
+    np.testing.assert_allclose(camera_from_world[:3, :3] @ camera_from_world[:3, :3].T, np.eye(3), atol=1e-5)
 
 
 def test_images_that_lack_a_file_are_counted(tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eth3d_on_disk import SIZE, parameters, write_eth3d
+from PIL import Image
 from rendered import Rendered, check_frames, rendered_scene
 from synthetic_room import walk
 
@@ -69,6 +70,9 @@ def test_images_without_files_are_counted_and_bad_files_named(truth: Rendered, t
     depth = scene / "ground_truth_depth/dslr_images/DSC_0307.JPG"
     depth.write_bytes(depth.read_bytes()[:-8])
     with pytest.raises(InputError, match=r"DSC_0307.JPG: \d+ float32; expected 168 x 252"):
+        next(sequence.frames([0]))
+    Image.new("RGB", (168, 252)).save(scene / "images/dslr_images/DSC_0307.JPG")
+    with pytest.raises(InputError, match=r"DSC_0307.JPG: is \(252, 168\), its camera \(168, 252\)"):
         next(sequence.frames([0]))
     (scene / "dslr_calibration_jpg/images.txt").unlink()
     with pytest.raises(InputError, match=r"no cameras and images"):

@@ -39,7 +39,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     np.save(tmp_path / "val/nyu_depths/00001.npy", np.zeros((48, 64), dtype=np.uint8))
     (tmp_path / "val/nyu_depths/00002.npy").write_bytes(b"\x93NUMPY")
     (sequence,) = NYUV2.sequences(tmp_path)
-    with pytest.raises(InputError, match=r"00001.npy: expected depth"):
+    with pytest.raises(InputError, match=r"00001.npy: uint8 of shape"):
         next(sequence.frames([0]))
     with pytest.raises(InputError, match=r"00002.npy: not an array"):
         next(sequence.frames([1]))
