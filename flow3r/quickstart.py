@@ -9,19 +9,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from flow3r.adapt import adapt, label
+from flow3r.adapt import Adaptation
 from flow3r.data.clips import LabelClips
 from flow3r.data.frame import Excerpt
-from flow3r.data.labels import LabelStore
 from flow3r.data.video import open_source
 from flow3r.draw import labels_picture, save_png
 from flow3r.errors import InputError
-from flow3r.eval.benchmarks import LEAST_PAIRS, evaluate_labels, evaluate_motorcycle, evaluate_worlds
+from flow3r.eval.benchmarks import motorcycle
 from flow3r.eval.motorcycle import motorcycle_frames
-from flow3r.eval.report import Report, compare, table, write_report
+from flow3r.eval.report import Report, table, write_report
 from flow3r.export import write_reconstruction
-from flow3r.model.checkpoints import load_model
-from flow3r.model.flow3r import Flow3r
 from flow3r.reconstruction import reconstruct
 from flow3r.types import Flow, Views
 
@@ -62,36 +59,35 @@ def quickstart(
     """Label, adapt for at most `seconds` of wall time, measure, reconstruct; every number printed is measured here."""
     console = console or Console()
     video, out = Path(video) if video else default_video(), Path(out)
-    began = time.monotonic()
+    began, source = time.monotonic(), open_source(video)
 
     console.rule(f"1. Label the flow of {video.name} with the embedded teacher")
-    network = load_model(model)
-    summary = label([video], out / "labels", tokens=network.config.tokens)
+    work = Adaptation([video], out, model=model, held_out=HELD_OUT, worlds=WORLDS)
+    summary = work.label()
     for line in summary.lines():
         console.print(line, highlight=False)
-    if summary.failures:
-        raise InputError(summary.failures[0][1])
-    clips = LabelClips(LabelStore(out / "labels"), HELD_OUT)
+    clips = work.clips
     console.print(f"{clips.training_count} pairs to learn from, {clips.held_out_count} held out")
-    if clips.held_out_count < LEAST_PAIRS:
-        console.print(f"[yellow]fewer than {LEAST_PAIRS} held-out pairs: read the flow numbers with care[/]")
     save_png(out / "labels.png", labels_picture(_some_labels(clips)))
 
     console.rule("2. Measure nano as it comes")
-    before = _measure(network, clips, trivial_rows=True)
+    work.benchmarks["motorcycle"] = motorcycle(tokens=work.network.config.tokens)
+    before = work.measure(work.network)
     console.rule(f"3. Adapt it to the clip for {seconds:.0f} s")
-    result = adapt([video], out, model=model, held_out=HELD_OUT, seconds=seconds, quiet=not console.is_terminal)
-    console.print(f"{result.steps} steps in {result.seconds:.0f} s")
+    run = work.train(seconds=seconds, quiet=not console.is_terminal)
+    best = "" if run.best_step is None else f"; the best on held-out pairs after {run.best_step}"
+    console.print(f"{run.steps} steps in {run.seconds:.0f} s{best}")
     console.rule("4. Measure it again")
-    after = _measure(result.model, clips, trivial_rows=False)
-    reports = [compare(b, a, ("nano", "adapted")) for b, a in zip(before, after, strict=True)]
-    for report in reports:
+    result = work.finish(run, before, ("nano", "adapted"))
+    for report in result.reports:
         console.print(table(report))
         write_report(out / f"{report.title.replace(' ', '_')}.json", report)
+    for warning in result.warnings:
+        console.print(f"[yellow]warning: {warning}[/]", highlight=False)
 
     console.rule("5. Reconstruct the clip, and a real stereo pair")
     shot = _busiest_shot(clips)
-    excerpt = Excerpt(open_source(video), *shot)
+    excerpt = Excerpt(source, *shot)
     written = write_reconstruction(
         reconstruct(excerpt, result.model, max_frames=FRAMES), out, source=excerpt, confidence_percentile=20.0
     )
@@ -102,16 +98,7 @@ def quickstart(
     for name, path in written.items():
         console.print(f"  {name:<12} {path}", highlight=False)
     console.print(f"\nDone in {time.monotonic() - began:.0f} s. Now: [bold]open {out / 'viewer.html'}[/]")
-    return QuickstartResult(*reports, folder=out)
-
-
-def _measure(model: Flow3r, clips: LabelClips, trivial_rows: bool) -> tuple[Report, Report, Report]:
-    """The clip's held-out pairs against the teacher, worlds that no training saw, and the stereo pair."""
-    return (
-        evaluate_labels(model, clips.held_out_pairs(), title="held-out pairs of the clip"),
-        evaluate_worlds(model, scenes=WORLDS, trivial_rows=trivial_rows),
-        evaluate_motorcycle(model, tokens=model.config.tokens, trivial_rows=trivial_rows),
-    )
+    return QuickstartResult(*result.reports, folder=out)
 
 
 def _busiest_shot(clips: LabelClips) -> tuple[int, int]:

@@ -42,12 +42,12 @@ def test_adapt_labels_trains_resumes_and_its_weights_reconstruct(footage, tmp_pa
     model, frames = footage / "tiny.safetensors", str(footage / "frames")
     losses: list[float] = []
     adapted = adapt(
-        [frames], tmp_path, model=model, steps=2, quiet=True, on_step=lambda step, loss: losses.append(loss)
+        [frames], tmp_path, model=model, worlds=1, steps=2, quiet=True, on_step=lambda step, loss: losses.append(loss)
     )
     assert adapted.steps == 2 and len(losses) == 2
     store = LabelStore(tmp_path / "labels")
     assert sum(len(segment.pairs) for segment in store.segments()) > 0
-    longer = adapt([frames], tmp_path, model=model, steps=3, quiet=True)
+    longer = adapt([frames], tmp_path, model=model, worlds=1, steps=3, quiet=True)
     assert longer.steps == 3
 
     scene = reconstruct(frames, longer.weights, max_frames=3)
@@ -58,7 +58,15 @@ def test_adapt_labels_trains_resumes_and_its_weights_reconstruct(footage, tmp_pa
 
 
 def test_held_out_pairs_are_never_drawn(footage, tmp_path):
-    adapt([str(footage / "frames")], tmp_path, model=footage / "tiny.safetensors", steps=1, held_out=0.4, quiet=True)
+    adapt(
+        [str(footage / "frames")],
+        tmp_path,
+        model=footage / "tiny.safetensors",
+        worlds=1,
+        steps=1,
+        held_out=0.4,
+        quiet=True,
+    )
     clips = LabelClips(LabelStore(tmp_path / "labels"), 0.4)
     held_out = {name for clip in clips.held_out_pairs() for name in clip.names[0]}
     wanted = clips.fit(Wanted(step=0, scenes=2, views=2, size=(14, 14), pairs=1), torch.Generator())

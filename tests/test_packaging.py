@@ -133,7 +133,9 @@ def test_the_command_is_declared_and_its_function_exists(repository, installed):
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     target = re.search(r"^flow3r = ([\w.]+):(\w+)$", entry_points.read_text(), re.MULTILINE)
     module, function = target.groups()
-    tree = ast.parse((installed / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    path = installed / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

@@ -14,7 +14,7 @@ from flow3r.data import frame
 from flow3r.data.crops import crop_views, draw_window
 from flow3r.data.labels import LabelStore, SegmentInfo
 from flow3r.data.mixture import Source, Wanted
-from flow3r.data.sampling import draw_clip
+from flow3r.data.sampling import draw_clip, spread_indices
 from flow3r.data.video import content_sha256, open_source
 from flow3r.errors import LabelStoreError
 from flow3r.types import Flow, Views
@@ -132,11 +132,13 @@ class LabelClips(Source):
         """Ordered pairs whose labels were read from the store."""
         return self._counts
 
-    def held_out_pairs(self) -> Iterator[Views]:
-        """Every held-out pair as a clip of its own (B = 1, N = 2, P = 1), source frame first."""
-        for part in self._held_out:
-            for row in part.rows.tolist():
-                yield self.store.clip(part.segment, part.segment.pairs[row], [row])
+    def held_out_pairs(self, most: int | None = None) -> Iterator[Views]:
+        """Held-out pairs, each a clip of its own (B = 1, N = 2, P = 1), source frame first: all, or `most` spread
+        evenly over them."""
+        every = [(part.segment, row) for part in self._held_out for row in part.rows.tolist()]
+        for k in range(len(every)) if most is None else spread_indices(len(every), most):
+            segment, row = every[k]
+            yield self.store.clip(segment, segment.pairs[row], [row])
 
     @property
     def training_count(self) -> int:

@@ -58,6 +58,52 @@ def open_source(source: str | Path | abc.Sequence[str | Path]) -> Sequence:
     raise InputError(f"{source}: no such file or folder")
 
 
+def list_sources(given: abc.Iterable[str | Path]) -> list[str | Path | list[Path]]:
+    """What `open_source` opens, one by one: videos, folders and patterns that were given, as people mean them.
+
+    Of a folder, and of a pattern, every video is a source; images are one source together, and so are images that are
+    given by themselves. Raises InputError for a folder that holds neither, or both, and where nothing is given.
+    """
+    sources: list[str | Path | list[Path]] = []
+    loose: list[Path] = []
+    for item in dict.fromkeys(map(str, given)):
+        path = Path(item)
+        if path.is_dir():
+            sources += _sources_of_folder(path)
+        elif not path.exists() and glob.has_magic(item):
+            found = sorted((Path(file) for file in glob.glob(item, recursive=True)), key=natural_key)
+            if not found:
+                raise InputError(f"{item}: no file matches this pattern")
+            images = [file for file in found if is_image(file)]
+            sources += [images] if images else []
+            sources += list_sources(file for file in found if not is_image(file)) if len(found) > len(images) else []
+        elif is_image(path):
+            loose.append(path)
+        else:
+            sources.append(path)
+    if loose:
+        sources.append(loose)
+    if not sources:
+        raise InputError("no video given; expected at least one video, folder or glob")
+    return sources
+
+
+def _sources_of_folder(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    videos = sorted((file for file in files if file.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    images = [file for file in files if is_image(file)]
+    if videos and images:
+        raise InputError(
+            f"{folder}: holds {len(videos)} videos and {len(images)} images; expected one kind: name the videos "
+            f"({folder}/*{videos[0].suffix}), or put the images into a folder of their own"
+        )
+    if not (videos or images):
+        inner = sorted(file.name for file in files if file.is_dir())
+        hint = f"; it has folders: name them ({folder}/{inner[0]})" if inner else ""
+        raise InputError(f"{folder}: the folder holds no videos and no images{hint}")
+    return videos or [folder]
+
+
 def _open_images(paths: list[Path], name: str) -> ImageFiles:
     if not paths:
         raise InputError("empty list of images: give at least one")

@@ -1,9 +1,10 @@
 """What is measured on what: held-out worlds, a folder of posed frames, the Motorcycle pair, and a teacher's labels."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +31,7 @@ LEAST_PAIRS = 20  # issue 2: fewer labelled pairs than this and the report says 
 POINT_BUDGET = 10_000  # ours: nearest neighbours of all points of a wrong cloud take minutes
 TOKENS = (64, 96)  # of one image; the range that nano is trained for
 HELD_OUT = WorldsConfig(held_out=True)
+HOMOGRAPHY, FUNDAMENTAL = "homography per pair", "fundamental per pair"  # rows that are fitted to the labels themselves
 
 
 def rows_to_compare(model: nn.Module, name: str, views: int, trivial_rows: bool) -> dict[str, Predictor]:
@@ -50,30 +52,53 @@ def mean_training_poses(views: int) -> Float[Tensor, "N 4 4"]:
     return torch.cat([torch.eye(4)[None], mean_relative_poses(views)])
 
 
-def evaluate_worlds(
-    model: nn.Module,
+@dataclass(frozen=True)
+class Scenes:
+    """Labelled scenes to measure on: made once where `batches` are a tuple, or as they are asked for."""
+
+    title: str
+    batches: Iterable[Views]
+    settings: dict[str, Any]
+    remarks: tuple[str, ...] = ()
+    point_budget: int | None = POINT_BUDGET
+    groups: tuple[str, ...] = ("pose", "points", "depth", "flow")  # of measures that the labels allow
+
+    def evaluate(self, model: nn.Module, *, name: str = "model", trivial_rows: bool = True) -> Report:
+        """Everything that the labels allow to be measured of a model, with the trivial rows if asked for."""
+        rows = rows_to_compare(model, name, self.settings["views"], trivial_rows)
+        return Report(self.title, evaluate_rows(rows, self.batches, self.point_budget), self.settings, self.remarks)
+
+    def kept(self) -> "Scenes":
+        """The same with all batches made now, to be measured on more than once."""
+        return replace(self, batches=tuple(self.batches))
+
+
+def worlds(
     *,
     scenes: int = 64,
     views: int = 4,
     size: tuple[int, int] = (112, 112),
     pairs: int = 4,
     seed: int = 0,
-    name: str = "model",
     config: WorldsConfig = HELD_OUT,
     point_budget: int | None = POINT_BUDGET,
-    trivial_rows: bool = True,
-) -> Report:
-    """Pose, points, depth and flow on procedural worlds that no training run has seen: seeds from 2**40 on.
+) -> Scenes:
+    """Procedural worlds that no training run has seen: seeds from 2**40 on.
 
     `size` (H, W) suits the model's patch; `pairs` ordered pairs of every scene are drawn for the flow; `point_budget`
     limits the points whose nearest neighbours are sought (None: all). Scene k of a seed is the same whatever the number
     of scenes.
     """
     batches = held_out_worlds(scenes=scenes, views=views, size=size, pairs=pairs, seed=seed, config=config)
-    rows = evaluate_rows(rows_to_compare(model, name, views, trivial_rows), batches, point_budget)
     settings = {"scenes": scenes, "views": views, "size": list(size), "pairs": pairs, "seed": seed}
     settings |= {"point_budget": point_budget, "held_out": config.held_out}
-    return Report("held-out worlds" if config.held_out else "worlds", rows, settings, _remarks(views, labelled=True))
+    title = "held-out worlds" if config.held_out else "worlds"
+    return Scenes(title, batches, settings, _remarks(views, labelled=True), point_budget)
+
+
+def evaluate_worlds(model: nn.Module, *, name: str = "model", trivial_rows: bool = True, **options: Any) -> Report:
+    """Pose, points, depth and flow on worlds that no training run has seen; options as of `worlds`."""
+    return worlds(**options).evaluate(model, name=name, trivial_rows=trivial_rows)
 
 
 def _remarks(views: int, labelled: bool) -> tuple[str, ...]:
@@ -97,39 +122,32 @@ def held_out_worlds(
         yield replace(worlds.views, names=tuple((f"world {s}",) * views for s in seeds))
 
 
-def evaluate_folder(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    frames: int = 8,
-    tokens: tuple[int, int] = TOKENS,
-    name: str = "model",
-    point_budget: int | None = POINT_BUDGET,
-    trivial_rows: bool = True,
-) -> Report:
-    """Everything that a folder with `cameras.json` allows to be measured on `frames` of its frames, evenly spread.
+def folder(
+    path: str | Path, *, frames: int = 8, tokens: tuple[int, int] = TOKENS, point_budget: int | None = POINT_BUDGET
+) -> Scenes:
+    """A folder with `cameras.json`: `frames` of its frames, evenly spread.
 
     Pose needs the cameras alone; points, depth and flow (of all pairs i < j, taken as static) need depth too. What is
     missing is named in the remarks. Raises InputError for a folder that cannot be read or has fewer than two frames.
     """
-    folder = CameraFolder(Path(path))
-    indices = spread_indices(len(folder), frames)
+    posed = CameraFolder(Path(path))
+    indices = spread_indices(len(posed), frames)
     if len(indices) < 2:
-        raise InputError(f"{path}: {len(indices)} of {len(folder)} posed frames to measure, at least two are needed")
-    views = views_from_frames(list(folder.frames(indices)), tokens)
+        raise InputError(f"{path}: {len(indices)} of {len(posed)} posed frames to measure, at least two are needed")
+    views = views_from_frames(list(posed.frames(indices)), tokens)
     if views.depth is not None:
         views = with_exact_flow(views, _every_pair(len(indices)))
-    return _one_scene(model, replace(views, names=((folder.name,) * len(indices),)), name, point_budget, trivial_rows)
+    return _one_scene(replace(views, names=((posed.name,) * len(indices),)), point_budget)
 
 
-def evaluate_motorcycle(
-    model: nn.Module,
-    *,
-    tokens: tuple[int, int] = TOKENS,
-    name: str = "model",
-    point_budget: int | None = POINT_BUDGET,
-    trivial_rows: bool = True,
+def evaluate_folder(
+    model: nn.Module, path: str | Path, *, name: str = "model", trivial_rows: bool = True, **options: Any
 ) -> Report:
+    """Everything that a folder with `cameras.json` allows to be measured; options as of `folder`."""
+    return folder(path, **options).evaluate(model, name=name, trivial_rows=trivial_rows)
+
+
+def motorcycle(*, tokens: tuple[int, int] = TOKENS, point_budget: int | None = POINT_BUDGET) -> Scenes:
     """The real stereo pair of scikit-image's wheel: pose, the left image's points and depth, flow left to right.
 
     Raises InputError where scikit-image or its data are absent.
@@ -137,33 +155,47 @@ def evaluate_motorcycle(
     views = with_exact_flow(views_from_frames(motorcycle_frames(), tokens), _every_pair(2))
     measured = views.depth.clone()
     measured[:, 1] = 0.0
-    views = replace(views, depth=measured, names=(("Motorcycle",) * 2,))
-    return _one_scene(model, views, name, point_budget, trivial_rows)
+    return _one_scene(replace(views, depth=measured, names=(("Motorcycle",) * 2,)), point_budget)
+
+
+def evaluate_motorcycle(model: nn.Module, *, name: str = "model", trivial_rows: bool = True, **options: Any) -> Report:
+    """The real stereo pair; options as of `motorcycle`."""
+    return motorcycle(**options).evaluate(model, name=name, trivial_rows=trivial_rows)
 
 
 def _every_pair(views: int) -> Int[Tensor, "1 P 2"]:
     return torch.triu_indices(views, views, 1).T[None].contiguous()
 
 
-def _one_scene(model: nn.Module, views: Views, name: str, point_budget: int | None, trivial_rows: bool) -> Report:
+def _one_scene(views: Views, point_budget: int | None) -> Scenes:
     count = views.images.shape[1]
-    rows = evaluate_rows(rows_to_compare(model, name, count, trivial_rows), [views], point_budget)
     size = list(views.images.shape[-2:])
     settings = {"scene": scene_name(views, 0), "views": count, "size": size, "point_budget": point_budget}
-    return Report(scene_name(views, 0), rows, settings, _remarks(count, views.labelled))
+    scenes = Scenes(scene_name(views, 0), (views,), settings, _remarks(count, views.labelled), point_budget)
+    return scenes if views.labelled else replace(scenes, groups=("pose",))
 
 
-def evaluate_labels(model: nn.Module, clips: Iterable[Views], *, name: str = "model", title: str = "labels") -> Report:
+def evaluate_labels(
+    model: nn.Module,
+    clips: Iterable[Views],
+    *,
+    name: str = "model",
+    title: str = "labels",
+    trivial_rows: bool = True,
+) -> Report:
     """Flow against a teacher's labels, and cameras against its matches, pair by pair: no ground truth is needed.
 
     `clips` are views with flow labels. Beside the model stand zero flow (identity pose), the best homography of every
     pair fitted to the teacher's own flow, and the fundamental matrix fitted to its matches, which is the floor of the
     Sampson error. That error is measured on pixels that move rigidly, the same for every model.
     """
-    predictor = model_predictor(model)
-    rows: dict[str, list[Score]] = {name: [], "zero flow": [], "homography per pair": [], "fundamental per pair": []}
+    predictors: dict[str, Predictor] = {name: model_predictor(model)}
+    if trivial_rows:
+        predictors |= {"zero flow": identity}
+    fitted = (HOMOGRAPHY, FUNDAMENTAL) if trivial_rows else ()
+    rows: dict[str, list[Score]] = {key: [] for key in (*predictors, *fitted)}
     for views in clips:
-        predictions = {name: predictor(views), "zero flow": identity(views)}
+        predictions = {key: predictor(views) for key, predictor in predictors.items()}
         for scene in range(len(views.images)):
             _score_labels(rows, predictions, views, scene)
     measured = sum(bool(score.values) for score in rows[name])
@@ -178,10 +210,11 @@ def _score_labels(rows: dict[str, list[Score]], predictions: dict, views: Views,
     pairs, displacement = flow.pairs[scene], flow.displacement[scene]
     covisible = None if flow.covisible is None else flow.covisible[scene]
     rigid = rigid_pixels(displacement, covisible)
-    homography = homography_flow(displacement, covisible)
-    fitted = sampson_distance(rigid.fundamental, displacement)
     cameras = {key: (p.world_from_camera[scene], predicted_intrinsics(p)[scene]) for key, p in predictions.items()}
-    flows = {key: p.flow.displacement[scene] for key, p in predictions.items()} | {"homography per pair": homography}
+    flows = {key: p.flow.displacement[scene] for key, p in predictions.items()}
+    if HOMOGRAPHY in rows:
+        flows[HOMOGRAPHY] = homography_flow(displacement, covisible)
+        fitted = sampson_distance(rigid.fundamental, displacement)
     for k, (source, target) in enumerate(pairs.tolist()):
         one = slice(k, k + 1)
         sequence = " -> ".join(str(v) if views.names is None else views.names[scene][v] for v in (source, target))
@@ -195,7 +228,7 @@ def _score_labels(rows: dict[str, list[Score]], predictions: dict, views: Views,
             else:
                 static = torch.zeros(1, dtype=torch.bool)
                 epipolar = median_errors(fitted[one], rigid.mask[one], static)
-            if epipolar is not None and row != "homography per pair":
+            if epipolar is not None and row != HOMOGRAPHY:
                 values["sampson"] = epipolar.median
             reason = rigid.refusals[k].split(":")[0]
             notes = {f"no Sampson error: {reason}": 1} if reason else {}

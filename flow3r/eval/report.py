@@ -167,8 +167,8 @@ def to_text(report: Report, width: int = 100) -> str:
     return stream.getvalue()
 
 
-def write_report(path: str | Path, report: Report) -> None:
-    """Write means, every sequence's values, notes and settings as JSON, atomically."""
+def as_json(report: Report) -> dict[str, Any]:
+    """Means, every sequence's values, notes and settings."""
     rows = [
         {
             "name": row.name,
@@ -181,5 +181,9 @@ def write_report(path: str | Path, report: Report) -> None:
         for row in report.rows
     ]
     remarks, notes = list(report.remarks), footnotes(report)
-    value = {"title": report.title, "settings": report.settings, "remarks": remarks, "notes": notes, "rows": rows}
-    write_json(path, value)
+    return {"title": report.title, "settings": report.settings, "remarks": remarks, "notes": notes, "rows": rows}
+
+
+def write_report(path: str | Path, report: Report) -> None:
+    """Write a report as JSON, atomically."""
+    write_json(path, as_json(report))

@@ -1,0 +1,36 @@
+"""The command line: label, train, adapt, reconstruct, plan, eval, convert, export, quickstart."""
+
+import sys
+
+import tyro
+
+from flow3r.cli.footage import adapt, label, quickstart
+from flow3r.cli.networks import convert, export
+from flow3r.cli.scenes import evaluate, plan, reconstruct
+from flow3r.cli.training import train
+from flow3r.errors import Flow3rError
+
+COMMANDS = {
+    "label": label,
+    "train": train,
+    "adapt": adapt,
+    "reconstruct": reconstruct,
+    "plan": plan,
+    "eval": evaluate,
+    "convert": convert,
+    "export": export,
+    "quickstart": quickstart,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; an error that a user can mend is one line on standard error and exit code 1."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="flow3r", description="3D geometry from video, learnt with factored flow.", args=arguments
+        )
+    except (Flow3rError, OSError) as error:  # of the system: a full disk, a folder that may not be written
+        print(f"flow3r: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,173 @@
+"""Commands that use a model: reconstruct, plan, eval."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from flow3r.cli.command import PRINT, loads_weights, refuse_file
+from flow3r.errors import InputError
+
+WORK_FOLDER = ".tmp-windows"  # within the output folder, while a long input is reconstructed
+
+
+@loads_weights
+def reconstruct(
+    inputs: Positional[tuple[str, ...]],
+    out: Annotated[Path, arg(aliases=["-o"])],
+    model: str = "nano",
+    formats: str = "npz,ply,glb,colmap,tum,nerfstudio,html",
+    max_frames: int = 32,
+    shot: str = "longest",
+    fit: Literal["crop", "pad"] = "crop",
+    min_confidence: float = 0.0,
+    confidence_percentile: float = 0.0,
+    max_points: int = 500_000,
+    device: str | None = None,
+    views_per_window: int | None = None,
+    overlap: int | None = None,
+    loops: bool = False,
+    memory_gb: float | None = None,
+) -> None:
+    """Cameras, intrinsics, depth and points of a video or images of any length, in formats that other programs open.
+
+    Args:
+        inputs: A video, an image, a folder, a glob, or several images.
+        out: Folder to write into.
+        model: Name, file or hub id of the model.
+        formats: Some of npz, ply, glb, colmap, tum, nerfstudio, html, separated by commas.
+        max_frames: At most this many frames, evenly spread; 0 for all of them.
+        shot: Of a video with cuts: "longest", "all" (cuts ignored), or the number of a shot from 1.
+        fit: Crop frames to the common grid, or pad them.
+        min_confidence: Least confidence in [0, 1] of an exported point.
+        confidence_percentile: Share of points, in percent, to leave out, least confident first.
+        max_points: Most points to export.
+        device: cpu, cuda, ...; by default CUDA where there is one.
+        views_per_window: Frames that the model sees at once; by default what memory holds, at most 64 (flow3r plan).
+        overlap: Frames that a window shares with the next; by default a quarter.
+        loops: Look for places that the path comes back to, and take back the drift between the visits.
+        memory_gb: Memory for the model and a window, instead of most of what is free.
+    """
+    from flow3r.data.video import choose_shot, open_source
+    from flow3r.export import write_reconstruction
+    from flow3r.reconstruction import reconstruct as run
+
+    source, said = choose_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
+    PRINT.print(said, end="")
+    refuse_file(out)
+    work = out / WORK_FOLDER  # the frames of long inputs, until all is written
+    try:
+        result = run(
+            source,
+            model,
+            device=device,
+            fit=fit,
+            max_frames=max_frames or None,
+            views_per_window=views_per_window,
+            overlap=overlap,
+            loops=loops,
+            memory_gb=memory_gb,
+            cache=work,
+        )
+        written = write_reconstruction(
+            result,
+            out,
+            formats,
+            source=source,
+            min_confidence=min_confidence,
+            confidence_percentile=confidence_percentile,
+            max_points=max_points,
+        )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    for note in result.notes:
+        PRINT.print(note)
+    residual = result.intrinsics_residual
+    PRINT.print(
+        f"{len(result.names)} frames; raw pointmap against its pinhole: RMS {residual.mean():.2f} px "
+        f"(worst frame {residual.max():.2f} px, on a {result.depth.shape[2]} x {result.depth.shape[1]} grid); "
+        f"scale: {result.scale}"
+    )
+    for name, path in written.items():
+        PRINT.print(f"  {name:<12} {path}")
+
+
+@loads_weights
+def plan(
+    inputs: Positional[tuple[str, ...]],
+    model: str = "nano",
+    max_frames: int = 0,
+    shot: str = "all",
+    device: str | None = None,
+    views_per_window: int | None = None,
+    overlap: int | None = None,
+    memory_gb: float | None = None,
+) -> None:
+    """What `flow3r reconstruct` would do with all frames on this device: windows, memory, time.
+
+    Nothing is run but a few products that measure the device.
+
+    Args:
+        inputs: A video, an image, a folder, a glob, or several images.
+        model: Name of a preset, or name, file or hub id of a model.
+        max_frames: At most this many frames, evenly spread; 0 for all of them.
+        shot: Of a video with cuts: "all" (cuts ignored), "longest", or the number of a shot from 1.
+        device: cpu, cuda, ...; by default CUDA where there is one.
+        views_per_window: Frames that the model sees at once; by default what memory holds, at most 64.
+        overlap: Frames that a window shares with the next; by default a quarter.
+        memory_gb: Memory for the model and a window, instead of most of what is free.
+    """
+    from flow3r.data.video import choose_shot, open_source
+    from flow3r.reconstruction.forecast import forecast
+
+    source, _ = choose_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
+    lines = forecast(
+        source,
+        model,
+        max_frames=max_frames or None,
+        device=device,
+        views=views_per_window,
+        overlap=overlap,
+        memory_gb=memory_gb,
+    )
+    PRINT.print("\n".join(lines))
+
+
+@loads_weights
+def evaluate(
+    benchmark: Positional[Literal["worlds", "folder", "motorcycle"]],
+    path: Positional[Path | None] = None,
+    model: str = "nano",
+    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    scenes: int = 64,
+    views: int = 4,
+    frames: int = 8,
+) -> None:
+    """Measure a model beside trivial rows: identity pose, mean training pose, ground truth.
+
+    Args:
+        benchmark: Held-out procedural worlds, a folder with cameras.json, or scikit-image's stereo pair.
+        path: The folder.
+        model: Name, file or hub id of the model.
+        out: JSON file for every sequence's values.
+        scenes: Number of worlds.
+        views: Views of a world.
+        frames: Frames of a folder, evenly spread.
+    """
+    from flow3r.eval.benchmarks import evaluate_folder, evaluate_motorcycle, evaluate_worlds
+    from flow3r.eval.report import table, write_report
+    from flow3r.model.checkpoints import load_model
+
+    if (benchmark == "folder") != (path is not None):
+        raise InputError("give a path with 'eval folder', and only there")
+    network = load_model(model)
+    if benchmark == "worlds":
+        report = evaluate_worlds(network, scenes=scenes, views=views, name=model)
+    elif benchmark == "folder":
+        report = evaluate_folder(network, path, frames=frames, tokens=network.config.tokens, name=model)
+    else:
+        report = evaluate_motorcycle(network, tokens=network.config.tokens, name=model)
+    PRINT.print(table(report))
+    if out is not None:
+        write_report(out, report)
