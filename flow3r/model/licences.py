@@ -95,18 +95,26 @@ def check_licence(hub_id: str, accept: bool = False) -> None:
     Raises CheckpointError if it forbids commercial use and was never accepted. Other ids are nothing to it.
     """
     licence = CHECKPOINTS.get(hub_id.lower())
-    if licence is None:
-        return
+    if licence is not None:
+        agree_to(licence, accept)
+
+
+def agree_to(licence: Licence, accept: bool = False, *, must_accept: bool = False) -> None:
+    """Show a licence before the first use of what it covers.
+
+    Raises CheckpointError if it was never accepted, and forbids commercial use or `must_accept`.
+    """
+    must_accept = must_accept or not licence.commercial
     done = _done().get(licence.hub_id)
-    if done == "accepted" or (done == "shown" and licence.commercial):
+    if done == "accepted" or (done == "shown" and not must_accept):
         return
-    if not (licence.commercial or accept or _ACCEPTING.get()):
+    if must_accept and not (accept or _ACCEPTING.get()):
         raise CheckpointError(
             f"{licence}. Read its terms and, if they suit your use, accept them once with --accept-license "
             "(in Python: accept_license=True)"
         )
     LOG.warning("licence of the weights: %s", licence)
-    _remember({licence.hub_id: "shown" if licence.commercial else "accepted"})
+    _remember({licence.hub_id: "accepted" if must_accept else "shown"})
 
 
 def mention_origin(layout: LayoutName, path: Path) -> None:
