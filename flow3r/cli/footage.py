@@ -10,6 +10,7 @@ from flow3r.cli.command import PRINT, loads_weights, refuse_file, refuse_no_time
 from flow3r.errors import InputError
 
 
+@loads_weights
 def label(
     videos: Positional[tuple[str, ...]],
     out: Annotated[Path, arg(aliases=["-o"])],
@@ -20,7 +21,7 @@ def label(
     Args:
         videos: Videos, folders of videos, folders of images, or globs.
         out: Folder of the label store.
-        teacher: Name of the teacher.
+        teacher: classical, ufm, raft, roma, romav2, cotracker, ptlflow:<model>, or consensus:<a>+<b>.
     """
     from flow3r.adapt import label as label_store
 

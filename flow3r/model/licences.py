@@ -28,12 +28,12 @@ class Licence:
 
     hub_id: str
     terms: str
-    commercial: bool
+    commercial: bool | None  # None: nobody says
     url: str
 
     def __str__(self) -> str:
-        use = "commercial use allowed" if self.commercial else "NO commercial use"
-        return f"{self.hub_id}: {self.terms} ({use}), {self.url}"
+        use = {True: "commercial use allowed", False: "NO commercial use", None: "commercial use not stated"}
+        return f"{self.hub_id}: {self.terms} ({use[self.commercial]}), {self.url}"
 
 
 # As found on the publishers' pages in 2026. The authors' Flow3r weights came without a licence of their own; they were
@@ -102,7 +102,7 @@ def check_licence(hub_id: str, accept: bool = False) -> None:
 def agree_to(licence: Licence, accept: bool = False, *, must_accept: bool = False) -> None:
     """Show a licence before the first use of what it covers.
 
-    Raises CheckpointError if it was never accepted, and forbids commercial use or `must_accept`.
+    Raises CheckpointError if it was never accepted, and does not allow commercial use or `must_accept`.
     """
     must_accept = must_accept or not licence.commercial
     done = _done().get(licence.hub_id)

@@ -30,7 +30,7 @@ class PtlflowTeacher(PairwiseTeacher):
     licence: ClassVar[Licence] = Licence(
         "ptlflow",
         "those of the model's authors; weights that PTLFlow trained itself CC BY-NC-SA 4.0",
-        False,
+        None,
         "https://github.com/hmorimitsu/ptlflow",
     )
 

@@ -33,7 +33,7 @@ class RaftTeacher(PairwiseTeacher):
         "torchvision/raft",
         "released with torchvision (BSD-3-Clause); the terms of FlyingChairs, FlyingThings3D, Sintel, KITTI and HD1K, "
         "on which they were trained, may apply",
-        False,
+        None,
         "https://docs.pytorch.org/vision/stable/models/raft.html",
     )
 

@@ -36,8 +36,7 @@ class Package:
         except ImportError as error:
             raise InputError(
                 f"{self.module} cannot be imported ({error}); install it: {self.install}. Licence of the code: "
-                f"{self.licence}; of the weights: {weights.terms} "
-                f"({'commercial use allowed' if weights.commercial else 'NO commercial use'}), {weights.url}"
+                f"{self.licence}; of the weights: {weights}"
             ) from error
 
     def version(self) -> str:
