@@ -168,6 +168,8 @@ class VideoDecoder:
 
         check_pixels(frame.height, frame.width, self.path)
         image = frame.to_ndarray(format="rgb24")
+        if frame.interlaced_frame:  # its two fields are of two times: one of them is kept
+            image = cv2.resize(image[::2], (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
         pixel_aspect = float(self._stream.sample_aspect_ratio or 1) or 1.0
         if pixel_aspect != 1:
             width = max(1, round(image.shape[1] * pixel_aspect))
