@@ -20,6 +20,7 @@ from flow3r.data.datasets.nrgbd import NRGBD
 from flow3r.data.datasets.nyuv2 import NYUV2
 from flow3r.data.datasets.omniworld import OMNIWORLD
 from flow3r.data.datasets.pointodyssey import POINTODYSSEY
+from flow3r.data.datasets.posed_folders import POSED_FOLDERS
 from flow3r.data.datasets.re10k import RE10K
 from flow3r.data.datasets.scannet import SCANNET
 from flow3r.data.datasets.scannetpp import SCANNETPP
@@ -50,6 +51,7 @@ DATASETS: dict[str, Dataset] = {
         SPATIALVID,
         EPIC_KITCHENS,
         VIDEOS,
+        POSED_FOLDERS,
         MEGASAM,
         SINTEL,
         BONN,
