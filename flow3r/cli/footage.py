@@ -1,7 +1,7 @@
 """Commands for one's own footage: label, adapt, quickstart."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.markup import escape
 from tyro.conf import Positional, arg
@@ -9,12 +9,21 @@ from tyro.conf import Positional, arg
 from flow3r.cli.command import PRINT, loads_weights, refuse_file, refuse_no_time
 from flow3r.errors import InputError
 
+if TYPE_CHECKING:
+    from flow3r.teacher.label import LabelSummary
+
 
 @loads_weights
 def label(
     videos: Positional[tuple[str, ...]],
     out: Annotated[Path, arg(aliases=["-o"])],
     teacher: str = "classical",
+    shards: Literal["none", "local", "ranks", "ray"] = "none",
+    workers: int = 0,
+    gpus: float = 0.0,
+    per_shard: int = 256,
+    timeout: float = 600.0,
+    tokens: tuple[int, int] = (64, 96),
 ) -> None:
     """Label the flow of unlabelled videos with a teacher; restartable.
 
@@ -22,13 +31,68 @@ def label(
         videos: Videos, folders of videos, folders of images, or globs.
         out: Folder of the label store.
         teacher: classical, ufm, raft, roma, romav2, cotracker, ptlflow:<model>, or consensus:<a>+<b>.
+        shards: Many videos into tar shards, on processes of this machine, as a rank of torchrun or SLURM, or on Ray.
+        workers: Processes (local), or actors (ray); by default one for every core.
+        gpus: GPUs of a Ray actor; 0.25 puts four on a card.
+        per_shard: Videos of a shard.
+        timeout: Seconds after which a video that decodes nothing is given up.
+        tokens: Least and most 14 x 14 patches of the grid on which labels are stored.
     """
-    from flow3r.adapt import label as label_store
+    if shards == "none":
+        from flow3r.adapt import label as label_store
 
-    summary = label_store(videos, out, teacher=teacher)
-    PRINT.print("\n".join(summary.lines()))
+        summary = label_store(videos, out, teacher=teacher, tokens=tokens)
+    else:
+        summary = _label_shards(videos, out, teacher, shards, workers, gpus, per_shard, timeout, tokens)
+    PRINT.print(escape("\n".join(summary.lines())))
     if not summary.ok:
         raise InputError(f"{len(summary.failures)} of {summary.sources} sources could not be labelled, see above")
+
+
+def _label_shards(
+    videos: tuple[str, ...],
+    out: Path,
+    teacher: str,
+    shards: str,
+    workers: int,
+    gpus: float,
+    per_shard: int,
+    timeout: float,
+    tokens: tuple[int, int],
+) -> "LabelSummary":
+    from flow3r.data.video import list_sources
+    from flow3r.teacher import teacher_called
+    from flow3r.teacher.label import LabelSettings
+    from flow3r.teacher.runners import Patience, run_local, run_rank, run_ray
+
+    arguments = (list_sources(videos), out, teacher_called(teacher), LabelSettings(tokens=tokens))
+    options = {"per_shard": per_shard, "patience": Patience(timeout=timeout)}
+    if shards == "ranks":
+        return run_rank(*arguments, **options)
+    if shards == "ray":
+        return run_ray(*arguments, actors=workers or (1, len(arguments[0])), gpus=gpus, **options)
+    return run_local(*arguments, processes=workers, **options)
+
+
+@loads_weights
+def audit(store: Positional[str], videos: tuple[str, ...] = (), teacher: str = "", sample: int = 32) -> None:
+    """Audit a label store: whole, made with what it says, the same if made again; exit code 1 if anything is wrong.
+
+    Args:
+        store: Folder or URL of the label store.
+        videos: Videos of which labels are made again, with `--teacher`.
+        teacher: Name of the teacher that made the store.
+        sample: Segments whose labels are read.
+    """
+    from flow3r.data.video import list_sources
+    from flow3r.teacher import teacher_called
+    from flow3r.teacher.audit import audit as run
+
+    sources = list_sources(videos) if videos else []
+    result = run(store, sample=sample, teacher=teacher_called(teacher) if teacher else None, sources=sources)
+    PRINT.print(result.table())
+    if not result.ok:
+        raise InputError(f"{store}: {sum(bool(check.wrong) for check in result.checks)} checks failed, see above")
 
 
 @loads_weights

@@ -61,12 +61,12 @@ def audit(
     *,
     sample: int = 32,
     teacher: Teacher | None = None,
-    settings: LabelSettings | None = None,
     sources: Sequence[Source] = (),
 ) -> Audit:
     """Audit a store: all of its headers, and the labels of `sample` segments that are spread over it.
 
-    With `teacher`, `settings` and `sources`, the sampled segments of these sources are labelled again and compared.
+    With `teacher` and `sources`, the sampled segments of these sources are labelled again, as the store says, and
+    compared.
     Raises LabelStoreError if the folder is no store.
     """
     store = LabelStore(folder)
@@ -82,8 +82,8 @@ def audit(
     checks.append(_each("made with what the manifest says", chosen, lambda s: _wrong_maker(store, s)))
     checks.append(_each("blocks are whole, numbers are those of the header", chosen, lambda s: _wrong_labels(store, s)))
     checks.append(_check_both_ways(store, chosen))
-    if teacher is not None and settings is not None:
-        checks.append(_check_again(store, chosen, teacher, settings, sources))
+    if teacher is not None:
+        checks.append(_check_again(store, chosen, teacher, sources))
     return Audit(tuple(checks))
 
 
@@ -173,13 +173,16 @@ def _check_again(
     store: LabelStore,
     segments: Sequence[SegmentInfo],
     teacher: Teacher,
-    settings: LabelSettings,
     sources: Sequence[Source],
 ) -> Check:
     """The sampled segments of the sources that are at hand, labelled once more."""
     name = "labelled again, they are the same"
+    try:
+        settings = LabelSettings.of_store(store.settings)
+    except LabelStoreError as error:
+        return Check(name, 1, (str(error),))
     if sha256_of_json(settings.with_teacher(teacher)) != sha256_of_json(store.settings):
-        return Check(name, 1, ("the teacher and settings given are not the store's",))
+        return Check(name, 1, (f"the teacher {teacher.name} and its parameters are not the store's",))
     wanted: dict[str, list[SegmentInfo]] = {}
     for segment in segments:
         wanted.setdefault(segment.source_sha256, []).append(segment)

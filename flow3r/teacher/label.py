@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from flow3r.data.labels import LabelStore, Refusal, Segment, SegmentInfo
 from flow3r.data.sampling import label_pairs, seconds_of, split_shots
 from flow3r.data.transforms import choose_grid, fit_frame, resize_image, resize_labels
 from flow3r.data.video import content_sha256, open_source, survey
-from flow3r.errors import Flow3rError, InputError
+from flow3r.errors import Flow3rError, InputError, LabelStoreError
 from flow3r.files import sha256_of_json, write_json
 from flow3r.teacher.filters import FilterSettings, Findings, examine, hide
 from flow3r.types import Flow, Teacher
@@ -49,6 +49,17 @@ class LabelSettings:
     strides: tuple[float, float] = (0.04, 1.28)
     seed: int = 0
     filters: FilterSettings = field(default_factory=FilterSettings)
+
+    @classmethod
+    def of_store(cls, made_with: dict[str, Any]) -> "LabelSettings":
+        """Back from what a store keeps. Raises LabelStoreError for one that was made before this version."""
+        try:
+            values = {key.name: made_with[key.name] for key in fields(cls)}
+            filters = {key: tuple(v) if isinstance(v, list) else v for key, v in values.pop("filters").items()}
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            return cls(**values, filters=FilterSettings(**filters))
+        except (KeyError, TypeError) as error:
+            raise LabelStoreError(f"the settings of the store are not those of this version ({error})") from error
 
     def with_teacher(self, teacher: Teacher) -> dict[str, Any]:
         """As the store keeps them, with the teacher's name, parameters (hash of its weights included) and licence."""

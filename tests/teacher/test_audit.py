@@ -40,7 +40,7 @@ def wrong(result: Audit) -> list[str]:
 
 
 def test_a_sound_store_passes_and_its_labels_are_made_again(store, video):
-    result = audit(store.folder, teacher=FixedTeacher(), settings=SETTINGS, sources=[video])
+    result = audit(store.folder, teacher=FixedTeacher(), sources=[video])
     assert result.ok
     (again,) = (check for check in result.checks if "again" in check.name)
     assert (again.asked, again.value) == (2, "2 of 2 bit for bit")
@@ -69,7 +69,7 @@ def test_labels_of_another_maker_are_found(store):
     content = json.loads(manifest.read_text())
     content["settings"]["parameters"]["reach"] = 9
     manifest.write_text(json.dumps(content))
-    result = audit(store.folder, teacher=FixedTeacher(), settings=SETTINGS, sources=[])
+    result = audit(store.folder, teacher=FixedTeacher(), sources=[])
     assert wrong(result) == ["made with what the manifest says", "labelled again, they are the same"]
 
 
@@ -82,7 +82,7 @@ def test_another_teachers_answer_is_found(store, video):
             flow = dataclasses.replace(labels.flow, displacement=labels.flow.displacement + 2)
             return dataclasses.replace(labels, flow=flow)
 
-    result = audit(store.folder, teacher=Other(), settings=SETTINGS, sources=[video])
+    result = audit(store.folder, teacher=Other(), sources=[video])
     assert wrong(result) == ["labelled again, they are the same"]
     assert re.search(r"px apart", result.checks[-1].wrong[0])
 
