@@ -142,13 +142,18 @@ class LabelStore:
         """Labels (B = 1) of accepted pairs of a segment, by their rows in `segment.pairs`."""
         return _flow(self._open(segment), segment, rows)
 
-    def clip(self, segment: SegmentInfo, frames: Sequence[int], rows: Sequence[int]) -> Views:
-        """A training clip (B = 1): frames of a segment, and labels of pairs among them, which then index the clip."""
+    def clip(
+        self, segment: SegmentInfo, frames: Sequence[int], rows: Sequence[int], file: LabelFile | None = None
+    ) -> Views:
+        """A training clip (B = 1): frames of a segment, and labels of pairs among them, which then index the clip.
+
+        `file` is the segment's own, if it is open already.
+        """
         place = {int(frame): position for position, frame in enumerate(frames)}
         outside = [segment.pairs[int(row)] for row in rows if not set(segment.pairs[int(row)]) <= set(place)]
         if outside:
             raise ValueError(f"pairs {outside[:4]} reach beyond the clip's frames {list(place)}")
-        file = self._open(segment)
+        file = file or self._open(segment)
         flow = _flow(file, segment, rows)
         pairs = torch.tensor([[place[i], place[j]] for i, j in flow.pairs[0].tolist()], dtype=torch.long)
         images = torch.from_numpy(_images(file, frames)).movedim(-1, 1)[None].float() / 255

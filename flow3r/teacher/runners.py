@@ -199,8 +199,6 @@ def run_ray(
         compute=ray.data.ActorPoolStrategy(**_pool(actors), max_tasks_in_flight_per_actor=1),
         num_gpus=gpus or None,
         num_cpus=cpus,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for _ in done.iter_rows():
         pass
