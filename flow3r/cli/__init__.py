@@ -1,17 +1,20 @@
-"""The command line: label, train, adapt, reconstruct, plan, eval, convert, export, quickstart."""
+"""The command line: data, label, audit, train, adapt, reconstruct, plan, eval, convert, export, quickstart."""
 
 import sys
 
 import tyro
 
-from flow3r.cli.footage import adapt, label, quickstart
+from flow3r.cli.data import data
+from flow3r.cli.footage import adapt, audit, label, quickstart
 from flow3r.cli.networks import convert, export
 from flow3r.cli.scenes import evaluate, plan, reconstruct
 from flow3r.cli.training import train
 from flow3r.errors import Flow3rError
 
 COMMANDS = {
+    "data": data,
     "label": label,
+    "audit": audit,
     "train": train,
     "adapt": adapt,
     "reconstruct": reconstruct,

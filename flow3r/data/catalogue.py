@@ -19,6 +19,7 @@ from flow3r.data.datasets.megasam import MEGASAM
 from flow3r.data.datasets.nrgbd import NRGBD
 from flow3r.data.datasets.nyuv2 import NYUV2
 from flow3r.data.datasets.omniworld import OMNIWORLD
+from flow3r.data.datasets.packed import PACKED
 from flow3r.data.datasets.pointodyssey import POINTODYSSEY
 from flow3r.data.datasets.posed_folders import POSED_FOLDERS
 from flow3r.data.datasets.re10k import RE10K
@@ -52,6 +53,7 @@ DATASETS: dict[str, Dataset] = {
         EPIC_KITCHENS,
         VIDEOS,
         POSED_FOLDERS,
+        PACKED,
         MEGASAM,
         SINTEL,
         BONN,

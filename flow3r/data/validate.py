@@ -57,7 +57,7 @@ class Check:
     said: str
 
 
-def validate(dataset: Dataset, root: Path, sequences: int = 4, seed: int = 0) -> list[Check]:
+def validate(dataset: Dataset, root: Path | str, sequences: int = 4, seed: int = 0) -> list[Check]:
     """The checks of some sequences of a dataset, drawn with a seed.
 
     Raises InputError if the folder holds nothing of the dataset, or the dataset has no labels that could be wrong.
@@ -119,7 +119,8 @@ def _read(sequence: Sequence, indices: list[int]) -> tuple[dict[int, Frame], lis
 
 
 def _files(sequence: Sequence, read: int, broken: list[str]) -> tuple[Status, str]:
-    missing = [str(file) for file in getattr(sequence, "files", ()) if isinstance(file, Path) and not file.is_file()]
+    local = (file for file in getattr(sequence, "files", ()) if isinstance(file, Path))
+    missing = [str(file) for file in local if not file.is_file()]
     if missing or broken:
         named = list(dict.fromkeys([*(f"{file}: missing" for file in missing), *broken]))
         more = f", and {len(named) - 3} more" if len(named) > 3 else ""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from made_media import texture
+from posed_on_disk import write_cameras as write
 from synthetic_room import HIGH, LOW, intrinsics_of, render, walk
 
 from flow3r.data.conventions import AXES, Variant
@@ -59,10 +60,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Without anything to match."""
     return scene(tmp_path_factory.mktemp("plain"), lambda points, plain: plain)
-
-
-def write(folder: Path, content: Content) -> None:
-    (folder / CAMERAS).write_text(json.dumps(content))
 
 
 def planted(world: Path, folder: Path, fault: Callable[[Content], None]) -> list[Check]:
@@ -160,8 +157,7 @@ def test_a_missing_file_is_named(world: Path, tmp_path: Path):
     def lose(content: Content) -> None:
         (tmp_path / content["frames"][7]["depth"]).unlink()
 
-    with pytest.raises(InputError, match=r"07_depth\.png: missing"):
-        planted(world, tmp_path, lose)
+    assert "07_depth.png: missing" in failures(planted(world, tmp_path, lose))
 
 
 def test_a_damaged_file_is_named_and_the_other_frames_are_still_checked(world: Path, tmp_path: Path):
