@@ -1,9 +1,9 @@
 """The command that trains: what its flags mean together, refused before anything is written where they contradict."""
 
-import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,11 +12,13 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from flow3r.cli.command import PRINT, loads_weights, refuse_file
 from flow3r.config import SourceConfig, TrainConfig
+from flow3r.data.catalogue import DATASETS
 from flow3r.data.clips import LabelClips, check_store_matches
 from flow3r.data.datasets.folder import CAMERAS, CameraFolder
 from flow3r.data.labels import LabelStore
-from flow3r.data.mixture import Source
+from flow3r.data.mixture import Source, Weighted
 from flow3r.data.posed import PosedScenes
+from flow3r.data.recipe import Recipe, make_recipe
 from flow3r.data.taught import Footage, HybridClips, TaughtClips
 from flow3r.data.video import list_sources, open_source
 from flow3r.errors import InputError
@@ -25,7 +27,7 @@ from flow3r.presets import PRESETS
 from flow3r.teacher import teacher_called
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TrainFlags:
     """The flags of `flow3r train`."""
 
@@ -34,13 +36,15 @@ class TrainFlags:
     out: Annotated[Path, arg(aliases=["-o"])]
     """Folder of the run."""
     labels: Path | None = None
-    """Label store of unlabelled video (flow3r label) to learn from."""
+    """Label store of unlabelled video (flow3r label) to learn from; with --root, the folder of one for each dataset."""
     held_out: float | None = None
     """Last share of every shot that is kept from training; pairs of the store in it are measured."""
     videos: tuple[str, ...] = ()
     """Unlabelled videos, folders or globs: a teacher gives their flow as clips are drawn, but for what --labels has."""
     teacher: str | None = None
-    """Name of the teacher of --videos."""
+    """Name of the teacher of --videos; with --root, also of labelled scenes in which something moves."""
+    root: Path | None = None
+    """Folder of the datasets that the preset names, each in a folder of its name (flow3r data list)."""
     data: tuple[Path, ...] = ()
     """Folders with cameras.json and depth, or folders of such, to learn from in place of procedural worlds."""
     static: bool = False
@@ -90,13 +94,19 @@ def train(flags: OmitArgPrefixes[TrainFlags]) -> None:
     refuse_file(flags.out)
     for problem in contradictions(flags, config):
         raise InputError(problem)
-    (clips, stored), labelled = clips_of(flags, config), labelled_of(flags, config)
+    recipe = recipe_of(flags, config)
+    if recipe is None:
+        (clips, stored), labelled = clips_of(flags, config), labelled_of(flags, config)
+    else:
+        clips, stored, labelled = recipe.clips or None, None, recipe.labelled or None
     if flags.dry_run:
-        _print_forecast(flags, config, stored, 0 if labelled is None else len(labelled.sequences))
+        _print_forecast(flags, config, stored, recipe, labelled)
         return
     measured = validation_of(flags, config, stored)
     if flags.best_by is not None:
-        config = dataclasses.replace(config, best_by=flags.best_by, best_is=measured.better(flags.best_by))
+        config = replace(config, best_by=flags.best_by, best_is=measured.better(flags.best_by))
+    if recipe is not None and os.environ.get("RANK", "0") == "0":
+        recipe.write_lists(flags.out / "sequences")
     result = run(
         config,
         flags.out,
@@ -123,13 +133,13 @@ def configuration(flags: TrainFlags) -> TrainConfig:
         )
     names = ("steps", "seed", "accumulate", "parallel", "init_from", "validate_every", "patience")
     changes = {name: value for name in names if (value := getattr(flags, name)) is not None}
-    config = dataclasses.replace(PRESETS[flags.preset], **changes)
+    config = replace(PRESETS[flags.preset], **changes)
     if flags.data:  # in place of the datasets that the preset names
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labelled=()))
-    if flags.labels is not None or flags.videos:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, unlabelled=()))
+        config = replace(config, data=replace(config.data, labelled=()))
+    if flags.root is None and (flags.labels is not None or flags.videos):
+        config = replace(config, data=replace(config.data, unlabelled=()))
     if flags.lr is not None:
-        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=flags.lr))
+        config = replace(config, optim=replace(config.optim, learning_rate=flags.lr))
     return config
 
 
@@ -148,7 +158,12 @@ def contradictions(flags: TrainFlags, config: TrainConfig) -> Iterator[str]:
 def _alone(flags: TrainFlags) -> Iterator[str]:
     """Flags without those that they belong to, or with those that leave them nothing to do."""
     measured = flags.validate or flags.folder or flags.held_out is not None
-    if flags.teacher is not None and not flags.videos:
+    if flags.root is not None and (flags.data or flags.videos):
+        other = "--data" if flags.data else "--videos"
+        yield f"--root {flags.root} with {other}: learn from the preset's datasets, or from your own"
+    if flags.root is not None and flags.held_out is not None:
+        yield "--held-out with --root: what a dataset holds out is its test; measure with --validate or --folder"
+    if flags.teacher is not None and not flags.videos and flags.root is None:
         yield f"--teacher {flags.teacher} without --videos: give the videos that it is to label, or leave it out"
     if flags.videos and flags.teacher is None and flags.labels is None:
         yield "--videos without --teacher and --labels: name a teacher, as classical, or the store made from them"
@@ -171,7 +186,11 @@ def _alone(flags: TrainFlags) -> Iterator[str]:
 
 
 def _useless(flags: TrainFlags, config: TrainConfig) -> Iterator[str]:
-    """Unlabelled video for a preset that learns nothing from it."""
+    """Unlabelled video, or datasets, for a preset that learns nothing from it."""
+    if flags.root is not None:
+        if not (config.data.labelled or config.data.unlabelled):
+            yield f"--root {flags.root} for preset {config.name!r}, which names no dataset; choose one that does"
+        return
     if flags.labels is None and not flags.videos:
         return
     given = "--videos" if flags.labels is None else "--labels"
@@ -202,6 +221,14 @@ def clips_of(flags: TrainFlags, config: TrainConfig) -> tuple[Source | None, Lab
     return (taught if stored is None else HybridClips(stored, taught)), stored
 
 
+def recipe_of(flags: TrainFlags, config: TrainConfig) -> Recipe | None:
+    """The datasets of the preset below --root. Raises InputError naming all that is missing there."""
+    if flags.root is None:
+        return None
+    teacher = None if flags.teacher is None else teacher_called(flags.teacher)
+    return make_recipe(config.data, flags.root, DATASETS, labels=flags.labels, teacher=teacher)
+
+
 def labelled_of(flags: TrainFlags, config: TrainConfig) -> PosedScenes | None:
     """The labelled images to learn from. Raises InputError for a folder without cameras, or without depth."""
     folders = [folder for path in flags.data for folder in _camera_folders(path)]
@@ -230,14 +257,24 @@ def validation_of(flags: TrainFlags, config: TrainConfig, stored: LabelClips | N
     )
 
 
-def _print_forecast(flags: TrainFlags, config: TrainConfig, stored: LabelClips | None, labelled: int) -> None:
+def _print_forecast(
+    flags: TrainFlags,
+    config: TrainConfig,
+    stored: LabelClips | None,
+    recipe: Recipe | None,
+    labelled: PosedScenes | Weighted | None,
+) -> None:
     from flow3r.train.forecast import forecast
 
-    if labelled:
-        given = (SourceConfig("--data", labelled),)
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labelled=given))
+    data = config.data
+    if recipe is not None:  # what is there, in place of what is published
+        counts = iter(len(subset.names) for subset in recipe.subsets)
+        found = (tuple(replace(s, sequences=next(counts)) for s in part) for part in (data.labelled, data.unlabelled))
+        data = replace(data, **dict(zip(("labelled", "unlabelled"), found)))
+    elif isinstance(labelled, PosedScenes):
+        data = replace(data, labelled=(SourceConfig("--data", len(labelled.sequences)),))
     sources = set() if stored is None else {segment.source_sha256 for segment in stored.store.segments()}
-    clips = len(list_sources(flags.videos)) if flags.teacher is not None else len(sources)
+    clips = len(list_sources(flags.videos)) if flags.videos and flags.teacher is not None else len(sources)
     PRINT.print(config)
-    lines = forecast(config, device=flags.device, clips=clips or None).lines()
+    lines = forecast(replace(config, data=data), device=flags.device, clips=clips or None).lines()
     PRINT.print("\n".join(lines), soft_wrap=True)

@@ -1,7 +1,7 @@
 """Training clips from a store of flow labels, and the part of it that training never sees."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,15 +62,22 @@ class LabelClips(Source):
 
     Their grid is that of the store. With `crop`, the least share of a side that a crop keeps, they are cut to the grid
     that a step asks for instead, all frames of a clip at one random window, as one camera would see them. The last
-    `held_out` of every shot's frames are kept from training; pairs that reach across belong to neither part.
-    Raises LabelStoreError if the store has no pair to train on.
+    `held_out` of every shot's frames are kept from training; pairs that reach across belong to neither part. `only`:
+    the sources, by name, that may be drawn. Raises LabelStoreError if the store has no pair to train on.
     """
 
-    def __init__(self, store: LabelStore, held_out: float = 0.0, *, crop: float | None = None):
+    def __init__(
+        self,
+        store: LabelStore,
+        held_out: float = 0.0,
+        *,
+        crop: float | None = None,
+        only: Collection[str] | None = None,
+    ):
         self.store, self.crop = store, crop
         self._counts: Counter[str] = Counter()
         self._pools: dict[tuple[tuple[int, int] | None, int], Pool] = {}
-        segments = store.segments()
+        segments = [segment for segment in store.segments() if only is None or segment.source in only]
         self._train = [part for segment in segments if len((part := _part(segment, held_out, False)).rows)]
         self._held_out = [part for segment in segments if len((part := _part(segment, held_out, True)).rows)]
         if not self._train:

@@ -42,7 +42,10 @@ class PosedScenes(Source):
         self.sequences, self.strides, self.dense, self.rigid, self.teacher = sequences, strides, dense, rigid, teacher
         longest = max((len(sequence) for sequence in sequences[:_OPENED_AT_ONCE]), default=0)
         if longest < 2:
-            raise InputError(f"none of {len(sequences)} sequences has two frames or more; expected posed images")
+            names = ", ".join(sequence.name for sequence in sequences[:3])
+            raise InputError(
+                f"none of {len(sequences)} sequences ({names}) has two usable frames; expected posed images"
+            )
         self._longest = longest
 
     def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:

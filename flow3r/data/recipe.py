@@ -112,4 +112,4 @@ def _check(
         elif teacher is None and not (labels / source.dataset).is_dir():
             wrong.append(f"{labels / source.dataset}: missing; expected the label store of {source.dataset}")
     if wrong:
-        raise InputError("; ".join(wrong))
+        raise InputError("\n  ".join(wrong))

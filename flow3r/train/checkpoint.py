@@ -93,8 +93,7 @@ class Checkpoints:
             try:
                 # Each rank a file of its own, flushed to disk.
                 with _alone_without_words(self.ranks):
-                    writer = dcp.FileSystemWriter(temporary)
-                    dcp.save(learning.tensors(), storage_writer=writer, no_dist=self.ranks.alone)
+                    dcp.save(learning.tensors(), storage_writer=dcp.FileSystemWriter(temporary))
                 if self.ranks.first:
                     run = {"format": FORMAT, "step": step, "progress": progress}
                     write_json(temporary / RUN_FILE, {**run, "config": json.loads(config_as_json(self.config))})
@@ -117,6 +116,9 @@ class Checkpoints:
         """
         import torch.distributed.checkpoint as dcp
 
+        if self.ranks.first:
+            for unfinished in self.folder.glob(".tmp-*"):  # left by a run that was killed while it saved
+                shutil.rmtree(unfinished)
         path = self.last()
         steps = self.ranks.gather(0 if path is None else int(path.name.removeprefix("step_")))
         if len(set(steps)) > 1:
@@ -133,7 +135,7 @@ class Checkpoints:
             self._refuse_another(path, run["config"])
             names = _Index.names(path)
         with _readable(path), _alone_without_words(self.ranks):
-            dcp.load(learning.empty(names), checkpoint_id=path, no_dist=self.ranks.alone)
+            dcp.load(learning.empty(names), checkpoint_id=path)
         return run["step"], run["progress"]
 
     def _refuse_another(self, path: Path, written: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Every rank computes the gradient of scenes of its own; PyTorch's DistributedDataParallel or FSDP2 takes the mean.
 """
 
+import inspect
 import os
 import signal
 import threading
@@ -95,7 +96,10 @@ def share(module: nn.Module, parallel: Literal["replicate", "shard"], ranks: Ran
     if ranks.alone:
         return module
     if parallel == "replicate":
-        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+        # Buffers never change: no rank shall wait for them in its forward pass. Torch has renamed the argument.
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        return DistributedDataParallel(module, find_unused_parameters=True, **{buffers: False})
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

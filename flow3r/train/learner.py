@@ -106,7 +106,7 @@ class _ReachAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, total: Tensor, *others: Tensor) -> Tensor:
         ctx.likes = [(other.shape, other.dtype, other.device) for other in others]
-        return total.view_as(total)
+        return total.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:

@@ -119,6 +119,6 @@ def _check(
     if lacking:
         named = ", ".join(sorted({source.dataset for source in lacking}))
         raise TrainingError(
-            f"preset {config.name!r} is trained on {named}; expected their sequences (flow3r train --data ROOT, with "
+            f"preset {config.name!r} is trained on {named}; expected their sequences (flow3r train --root ROOT, with "
             "--labels or --teacher for unlabelled video), or a preset of procedural worlds"
         )

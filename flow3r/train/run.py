@@ -75,8 +75,12 @@ class Run:
                     f"step {step}: the labels of this batch teach nothing that learns; expected every source to "
                     f"supervise parameters named {', '.join(map(repr, self.config.trainable))} (trainable)"
                 )
-            total, objective = self.learner(views, needs, generator)
-            self._stop_unless_finite(total, "loss", views, step)
+            try:
+                total, objective = self.learner(views, needs, generator)
+            except torch.linalg.LinAlgError as error:  # the alignment of a prediction that is not
+                raise self._not_finite("prediction", float("nan"), views, step) from error
+            if not torch.isfinite(total):
+                raise self._not_finite("loss", total.item(), views, step)
         with answered():
             (total / self.config.accumulate).backward()
         kind = "labelled" if views.labelled else "unlabelled"
@@ -90,7 +94,8 @@ class Run:
         """
         parts = gradient_norms(self.model)
         norm = torch.stack(list(parts.values())).norm()
-        self._stop_unless_finite(norm, "gradient norm", views, step)
+        if not torch.isfinite(norm):
+            raise self._not_finite("gradient norm", norm.item(), views, step)
         torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.optim.clip_norm, norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -134,9 +139,8 @@ class Run:
             if self.ranks.first:
                 save_model(self.model, path, state=state)
 
-    def _stop_unless_finite(self, value: Tensor, name: str, views: Views, step: int) -> None:
-        if torch.isfinite(value):
-            return
+    def _not_finite(self, name: str, value: float, views: Views, step: int) -> TrainingError:
+        """What to raise, the batch being saved."""
         path = self.out / f"non_finite_step_{step}{'' if self.ranks.alone else f'_rank_{self.ranks.rank}'}.pt"
         tensors = {field.name: getattr(views, field.name) for field in dataclasses.fields(views)}
         flow = tensors.pop("flow")
@@ -144,7 +148,7 @@ class Run:
             tensors |= {f"flow.{field.name}": getattr(flow, field.name) for field in dataclasses.fields(flow)}
         with atomic_path(path) as temporary:
             torch.save({name: value for name, value in tensors.items() if value is not None}, temporary)
-        raise TrainingError(
-            f"step {step}: the {name} is {value.item():g}; the batch is saved as {path}. "
+        return TrainingError(
+            f"step {step}: the {name} is {value:g}; the batch is saved as {path}. "
             "Resume from the last checkpoint with a lower learning rate, or inspect the batch"
         )

@@ -113,7 +113,7 @@ def test_scenes_have_as_many_views_as_the_longest_sequence_at_most():
     scenes = PosedScenes([Room(2), Room(5)])
     views = scenes.draw(scenes.fit(wanted(scenes=3, views=9), generator()), generator())
     assert views.images.shape[:2] == (3, 5)
-    with pytest.raises(InputError, match="none of 1 sequences has two frames"):
+    with pytest.raises(InputError, match=r"none of 1 sequences \(room\) has two usable frames"):
         PosedScenes([Room(1)])
 
 

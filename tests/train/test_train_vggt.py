@@ -13,6 +13,8 @@ from flow3r.config import LossConfig, OptimConfig, TrainConfig, VggtLossConfig, 
 from flow3r.data.mixture import Source, Wanted
 from flow3r.data.worlds import render_worlds
 from flow3r.draw import training_picture
+from flow3r.errors import TrainingError
+from flow3r.model.checkpoints import save_model
 from flow3r.model.flow_heads import FLOW_HEADS
 from flow3r.train.loop import train
 from flow3r.types import Views
@@ -77,3 +79,14 @@ def test_one_world_drives_every_term_down(tmp_path, alignment: str):
 def test_a_first_view_and_no_flow_train_on_worlds_alone(tmp_path):
     train(dataclasses.replace(CONFIG, model=TINY_REFERENCE, steps=2), tmp_path, quiet=True)
     assert names(tmp_path, "labelled") == {*GEOMETRY, "reprojection"}
+
+
+def test_a_prediction_that_is_not_finite_stops_the_run_with_its_batch(tmp_path):
+    result = train(dataclasses.replace(CONFIG, model=TINY_REFERENCE, steps=1), tmp_path / "start", quiet=True)
+    with torch.no_grad():
+        result.model.encoder.patch_embed.weight.fill_(3e38)
+    save_model(result.model, tmp_path / "broken.safetensors")
+    config = dataclasses.replace(CONFIG, model=TINY_REFERENCE, init_from=str(tmp_path / "broken.safetensors"))
+    with pytest.raises(TrainingError, match=r"step 0: the (prediction|loss) is nan; the batch is saved as"):
+        train(config, tmp_path / "run", quiet=True)
+    assert "images" in torch.load(tmp_path / "run" / "non_finite_step_0.pt", weights_only=True)
