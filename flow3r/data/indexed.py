@@ -25,7 +25,7 @@ _COLUMNS = ("file", "offset", "size", "row", "i", "j", "seconds", "covisible", "
 class IndexedClips(Source):
     """Clips of labelled frames, drawn in proportion to the pairs of each segment, as LabelClips draws them.
 
-    Where that holds the headers of all segments, this holds some numbers for every pair, 30 bytes or so, and opens in
+    Where that holds the headers of all segments, this holds some numbers for every pair, 40 bytes in all, and opens in
     one read. `chosen` (of `PairIndex.where`) leaves the other pairs out. With `crop`, the least share of a side that a
     crop keeps, clips are cut to the grid of a step; without, all of the store must have that grid. Raises
     LabelStoreError without an index, or without a pair that is chosen.
