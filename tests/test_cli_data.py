@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_media import texture, write_video
 from posed_on_disk import write_posed
 
 from flow3r import cli
@@ -69,3 +71,17 @@ def test_bad_input_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
         and errors.count("\n") == 1
         and said.lower() in errors.lower()
     )
+
+
+def test_prepare_writes_a_job_and_then_asks_for_its_results(tmp_path: Path, capsys):
+    root = tmp_path / "kinetics" / "val"
+    root.mkdir(parents=True)
+    picture = texture(96, 400)
+    images = [np.ascontiguousarray(picture[:, 4 * k : 4 * k + 128]) for k in range(30)]
+    write_video(root / "abcdefghijk_000001_000011.mp4", images)
+    arguments = ("prepare", "kinetics", tmp_path / "kinetics", tmp_path / "out", "--least-frames", 20, "--clips", 1)
+    run(*arguments)
+    assert "bash" in capsys.readouterr().out and (tmp_path / "out" / "megasam.sh").is_file()
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert "results: missing; run" in capsys.readouterr().err

@@ -2,14 +2,17 @@
 
 import json
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
-from flow3r.cli.command import PRINT
+from flow3r.cli.command import PRINT, refuse_file
 from flow3r.errors import InputError
 
 COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow", "note": "cyan"}
@@ -122,12 +125,73 @@ def pack(
         raise InputError(f"{len(summary.unreadable)} of {len(every)} sequences could not be packed, see above")
 
 
+def prepare(
+    kind: Positional[Literal["kinetics", "epic"]],
+    path: Positional[Path],
+    out: Positional[Path],
+    clips: int | None = None,
+    least_frames: int | None = None,
+    most_frames: int | None = None,
+    rate: float | None = None,
+    seed: int | None = None,
+    results: Path | None = None,
+    most_residual: float = 0.01,
+) -> None:
+    """Make a benchmark of unlabelled clips with MegaSaM: choose and cut clips, write its job; then take the results in.
+
+    The first call draws clips from what is held out of training (without cuts, with a moving camera), cuts their frames
+    and writes megasam.sh, to be run where MegaSaM is. The second call, once that has left OUT/results, rejects clips by
+    their residual and writes manifest.json, with the hashes of all sources and results.
+
+    Args:
+        kind: kinetics (its val and test clips) or epic (the videos of EPIC_100_validation.csv in its root).
+        path: Root folder of Kinetics-700 or EPIC-KITCHENS.
+        out: Folder to write into.
+        clips: Number of clips.
+        least_frames: Frames without a cut that a clip must have.
+        most_frames: Most frames of a clip.
+        rate: Frames a second; by default those of the video, for epic 10.
+        seed: Which clips are drawn.
+        results: Folder that MegaSaM ran in, instead of OUT/results.
+        most_residual: Median reprojection error that is accepted, relative to the long side.
+    """
+    from flow3r.data.prepare import CLIPS, CURATIONS, RESULTS, SCRIPT, curate, ingest
+
+    refuse_file(out)
+    if (out / CLIPS).is_file():
+        folder = results or out / RESULTS
+        if not folder.is_dir():
+            raise InputError(f"{folder}: missing; run {out / SCRIPT} where MegaSaM is, then this command again")
+        manifest = ingest(out, folder, most_residual)
+        for entry in manifest["rejected"]:
+            PRINT.print(escape(f"rejected: {entry['scene']}: {entry['reason']}"), soft_wrap=True)
+        accepted = len(manifest["accepted"])
+        PRINT.print(f"{accepted} of {accepted + len(manifest['rejected'])} clips accepted: {out / 'manifest.json'}")
+        return
+    chosen = {"clips": clips, "least_frames": least_frames, "most_frames": most_frames, "rate": rate, "seed": seed}
+    curation = replace(CURATIONS[kind], **{key: value for key, value in chosen.items() if value is not None})
+    for reason, count in curate(kind, path, out, curation, _shows_little).most_common():
+        PRINT.print(f"left out: {count} videos, {reason}")
+    PRINT.print(f"now run: MEGASAM=/path/to/mega-sam bash {out / SCRIPT}, and then this command again", soft_wrap=True)
+
+
+def _shows_little(images: np.ndarray) -> str:
+    """Why the frames (N H W 3) of a clip would teach nothing, or an empty string."""
+    from flow3r.teacher.filters import FilterSettings, examine
+
+    found = examine(images, FilterSettings())
+    if found.still:
+        return "the camera hardly moves"
+    most = Counter(found.left_out.values()).most_common(1)
+    return f"too often: {most[0][0]}" if len(found.left_out) > 0.2 * len(images) else ""
+
+
 def _root(path: str) -> Path | str:
     """A URL as it is, a local folder as a Path."""
     return path if "://" in path else Path(path)
 
 
-COMMANDS = {"list": list_datasets, "inspect": inspect, "validate": validate, "pack": pack}
+COMMANDS = {"list": list_datasets, "inspect": inspect, "validate": validate, "pack": pack, "prepare": prepare}
 # As tyro.extras.subcommand_cli_from_dict has it: choosing a command is calling it.
 Command = Union[tuple(Annotated[Any, subcommand(name=name, constructor=run)] for name, run in COMMANDS.items())]  # noqa: UP007
 
