@@ -35,8 +35,9 @@ class TrainFlags:
     """Name of a preset in flow3r/presets.py."""
     out: Annotated[Path, arg(aliases=["-o"])]
     """Folder of the run."""
-    labels: Path | None = None
-    """Label store of unlabelled video (flow3r label) to learn from; with --root, the folder of one for each dataset."""
+    labels: str | None = None
+    """Label store (flow3r label) of unlabelled video to learn from, a folder or a URL; with --root, what holds one for
+    each dataset."""
     held_out: float | None = None
     """Last share of every shot that is kept from training; pairs of the store in it are measured."""
     videos: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """Training clips of a label store by its index of pairs: no header is read until a clip is drawn."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from flow3r.data.clips import crop_clip, stack_clips, with_pairs
+from flow3r.data.clips import LabelClips, crop_clip, stack_clips, with_pairs
 from flow3r.data.label_files import LabelFile
 from flow3r.data.labels import LabelStore, segment_of
 from flow3r.data.mixture import Source, Wanted
-from flow3r.data.pair_index import PairIndex
+from flow3r.data.pair_index import PairIndex, has_index
 from flow3r.data.places import Place
 from flow3r.data.sampling import draw_clip
 from flow3r.errors import LabelStoreError
@@ -93,3 +94,16 @@ class IndexedClips(Source):
         clip = self.store.clip(segment, [int(frame) - segment.indices[0] for frame in frames], stored, file)
         clip = with_pairs(clip, wanted.pairs)
         return clip if self.crop is None else crop_clip(clip, wanted.size, self.crop, generator)
+
+
+def stored_clips(store: str | Path, *, crop: float | None = None, only: Collection[str] | None = None) -> Source:
+    """The clips of a label store, or of the sources `only` in it: by its index where it has one, else by its headers.
+
+    Raises LabelStoreError where there is no pair to train on.
+    """
+    if not has_index(store):
+        return LabelClips(LabelStore(store), crop=crop, only=only)
+    chosen = None
+    if only is not None:
+        chosen = np.isin(PairIndex.read(store, ("source",)).columns["source"].astype(str), sorted(only))
+    return IndexedClips(store, chosen, crop=crop)

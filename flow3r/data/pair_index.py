@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from flow3r.data.labels import LabelStore, SegmentInfo
+from flow3r.data.places import list_files
 from flow3r.errors import InputError, LabelStoreError
 from flow3r.files import atomic_path
 
@@ -49,6 +50,11 @@ def write_pair_index(store: LabelStore) -> Path:
             columns = {name: [row[name] for row in rows] for name in schema.names}
             writer.write_table(arrow.table(columns, schema=schema))
     return path
+
+
+def has_index(folder: str | Path) -> bool:
+    """Whether the store in a folder, or behind a URL, has an index."""
+    return bool(list_files(folder, INDEX))
 
 
 def _rows(store: LabelStore, segment: SegmentInfo) -> Iterator[dict[str, Any]]:

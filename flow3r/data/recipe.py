@@ -9,8 +9,10 @@ from flow3r.config import DataConfig, SourceConfig
 from flow3r.data.clips import LabelClips
 from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.frame import Sequence
+from flow3r.data.indexed import stored_clips
 from flow3r.data.labels import LabelStore
 from flow3r.data.mixture import Source, Weighted
+from flow3r.data.places import is_url
 from flow3r.data.posed import PosedScenes
 from flow3r.data.subsets import Subset, draw_subset, write_subset
 from flow3r.data.taught import Footage, HybridClips, TaughtClips
@@ -39,7 +41,7 @@ def make_recipe(
     root: Path,
     datasets: Mapping[str, Dataset],
     *,
-    labels: Path | None = None,
+    labels: str | Path | None = None,
     teacher: Teacher | None = None,
     test: Mapping[str, Collection[str]] | None = None,
     seed: int = 0,
@@ -70,13 +72,14 @@ def make_recipe(
 
     def unlabelled(source: SourceConfig) -> Source:
         sequences = sequences_of(source)
-        stored = taught = None
-        if labels is not None:
-            names = {sequence.name for sequence in sequences}
-            stored = LabelClips(LabelStore(labels / source.dataset), crop=data.crop_clips, only=names)
-        if teacher is not None:
-            taught = TaughtClips(Footage(sequences), teacher, crop=data.crop_clips, strides=data.stride_seconds)
-        return stored or taught if None in (stored, taught) else HybridClips(stored, taught)
+        names = {sequence.name for sequence in sequences}
+        if teacher is None:
+            return stored_clips(f"{labels}/{source.dataset}", crop=data.crop_clips, only=names)
+        taught = TaughtClips(Footage(sequences), teacher, crop=data.crop_clips, strides=data.stride_seconds)
+        if labels is None:
+            return taught
+        store = LabelStore(f"{labels}/{source.dataset}")
+        return HybridClips(LabelClips(store, crop=data.crop_clips, only=names), taught)
 
     return Recipe(
         [(labelled(source), source.weight) for source in data.labelled],
@@ -94,7 +97,7 @@ def _check(
     data: DataConfig,
     root: Path,
     datasets: Mapping[str, Dataset],
-    labels: Path | None,
+    labels: str | Path | None,
     teacher: Teacher | None,
 ) -> None:
     wrong = []
@@ -109,7 +112,7 @@ def _check(
     for source in data.unlabelled:
         if labels is None and teacher is None:
             wrong.append(f"{source.dataset}: is unlabelled; give label stores (--labels) or a teacher (--teacher)")
-        elif teacher is None and not (labels / source.dataset).is_dir():
-            wrong.append(f"{labels / source.dataset}: missing; expected the label store of {source.dataset}")
+        elif labels is not None and not is_url(labels) and not Path(labels, source.dataset).is_dir():
+            wrong.append(f"{labels}/{source.dataset}: missing; expected the label store of {source.dataset}")
     if wrong:
         raise InputError("\n  ".join(wrong))

@@ -11,10 +11,14 @@ from test_posed import Room
 
 from flow3r.config import DataConfig, SourceConfig
 from flow3r.data.datasets.dataset import Dataset
+from flow3r.data.indexed import IndexedClips
+from flow3r.data.labels import LabelStore, Segment, SegmentInfo
 from flow3r.data.mixture import Wanted
+from flow3r.data.pair_index import write_pair_index
 from flow3r.data.recipe import make_recipe
 from flow3r.data.subsets import read_subset
 from flow3r.errors import InputError
+from flow3r.files import sha256_of_bytes
 from flow3r.types import Flow, FlowLabels
 
 
@@ -114,3 +118,47 @@ def test_all_that_is_missing_is_named_at_once(tmp_path):
         "nothing: is unlabelled; give label stores (--labels) or a teacher (--teacher)",
     ):
         assert part in str(told.value)
+
+
+def test_stored_labels_are_those_of_the_sequences_chosen_with_an_index_or_without(root, tmp_path):
+    data = DataConfig(unlabelled=(SourceConfig("films", 2),), crop_clips=0.8)
+    chosen = make_recipe(data, root, DATASETS, teacher=CountingTeacher()).subsets[0].names
+    images = [room for room in DATASETS["films"].sequences(root) if room.name in (*chosen, "films_0", "films_1")]
+    store = LabelStore(tmp_path / "labels" / "films", {"teacher": "counting"})
+    for room in images:
+        _write_segment(store, room)
+    for indexed in (False, True):
+        if indexed:
+            pytest.importorskip("pyarrow", reason="an index of pairs needs pyarrow")
+            write_pair_index(store)
+        ((clips, _),) = make_recipe(data, root, DATASETS, labels=tmp_path / "labels").clips
+        assert isinstance(clips, IndexedClips) == indexed
+        seen = set()
+        for seed in range(20):
+            drawn = torch.Generator().manual_seed(seed)
+            views = clips.draw(clips.fit(WANTED, drawn), drawn)
+            seen |= {name.split(":")[0] for names in views.names for name in names}
+        assert len(seen) > 0 and seen <= {f"{name}/{k}" for name in chosen for k in range(6)}
+
+
+def _write_segment(store: LabelStore, room: Room) -> None:
+    frames = list(room.frames(range(len(room))))
+    grid, pairs = (56, 84), ((0, 1), (1, 2), (2, 1))
+    images = np.stack([np.zeros((*grid, 3), np.uint8) for _ in frames])
+    info = SegmentInfo(
+        source=room.name,
+        source_sha256=sha256_of_bytes(room.name.encode()),
+        shot=(0, len(frames)),
+        indices=tuple(range(len(frames))),
+        timestamps=tuple(frame.timestamp for frame in frames),
+        names=tuple(f"{room.name}/{k}" for k in range(len(frames))),
+        original_sizes=((60, 100),) * len(frames),
+        size=grid,
+        model_from_original=(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),) * len(frames),
+        pairs=pairs,
+        covisible_share=(1.0,) * len(pairs),
+        median_flow=(1.0,) * len(pairs),
+        refusals=(),
+    )
+    flow = Flow(torch.tensor([pairs]), torch.ones(1, len(pairs), *grid, 2), torch.ones(1, len(pairs), *grid))
+    store.write(Segment(info, images, flow))
