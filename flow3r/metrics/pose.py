@@ -3,7 +3,9 @@
 Poses are world_from_camera. A view whose predicted pose is not finite counts as a failure; it is never left out.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,9 +13,9 @@ from torch import Tensor
 
 from flow3r.geometry.align import apply_similarity, umeyama
 from flow3r.geometry.se3 import from_parts, invert, nearest_rotation, rotation_angle
+from flow3r.metrics.curves import CurveAreas, curve_areas
 
 THRESHOLDS = (5, 15, 30)  # degrees; the paper prints 30, π³ also 5 and 15
-AUC_LIMIT = 30  # degrees, in bins of one degree (π³, VGGT)
 RESOLUTION = 1e-6  # lengths below this share of the coordinates they were computed from are zero in single precision
 
 
@@ -30,12 +32,13 @@ class PairErrors:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Shares of pairs, in percent, below each of THRESHOLDS (strictly), and AUC@30."""
+    """Shares of pairs, in percent, below each threshold (strictly), and AUC@30. NaN where no pair is scored."""
 
-    rra: tuple[float, float, float]
-    rta: tuple[float, float, float]
-    rta_signed: tuple[float, float, float]
-    auc: float
+    rra: tuple[float, ...]
+    rta: tuple[float, ...]
+    rta_signed: tuple[float, ...]
+    auc: float  # areas.binned
+    areas: CurveAreas
     pairs: int
     static_pairs: int
     failed_pairs: int
@@ -105,33 +108,49 @@ def zero_baseline(centre: Float[Tensor, "*b 3"], other: Float[Tensor, "*b 3"]) -
     return (centre - other).norm(dim=-1) <= RESOLUTION * size
 
 
-def pair_scores(errors: PairErrors) -> PairScores:
-    """RRA, RTA, the signed RTA and AUC@30 of one sequence; AUC takes the larger of rotation and direction."""
+def pair_scores(
+    errors: PairErrors,
+    mode: Literal["reference", "strict"] = "reference",
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> PairScores:
+    """RRA, RTA, the signed RTA and AUC@30 of one sequence; AUC takes the larger of rotation and direction.
 
-    def shares(angles: Tensor) -> tuple[float, float, float]:
-        low, middle, high = (100.0 * (angles < threshold).double().mean().item() for threshold in THRESHOLDS)
-        return low, middle, high
+    `reference` scores every pair in everything, as π³ does: a true baseline of zero is an error of 90 degrees. `strict`
+    leaves the pairs marked `static` out of RTA and AUC, whose direction says nothing, and keeps them in RRA; where all
+    are static these are NaN, and `static_pairs` says why.
+    """
+    kept = torch.ones_like(errors.static) if mode == "reference" else ~errors.static
 
+    def shares(angles: Tensor) -> tuple[float, ...]:
+        return tuple(100.0 * (angles < threshold).double().mean().item() for threshold in thresholds)
+
+    areas = curve_areas(errors.rotation[kept], errors.translation[kept])
     return PairScores(
         rra=shares(errors.rotation),
-        rta=shares(errors.translation),
-        rta_signed=shares(errors.translation_signed),
-        auc=area_under_curve(torch.maximum(errors.rotation, errors.translation)),
+        rta=shares(errors.translation[kept]),
+        rta_signed=shares(errors.translation_signed[kept]),
+        auc=areas.binned,
+        areas=areas,
         pairs=errors.rotation.numel(),
         static_pairs=int(errors.static.sum()),
         failed_pairs=int(errors.failed.sum()),
     )
 
 
-def area_under_curve(degrees: Float[Tensor, "P"], limit: int = AUC_LIMIT) -> float:
-    """AUC@limit in percent: the mean over one-degree bins of the cumulative histogram of errors (π³, VGGT).
+def pool_pairs(sequences: Sequence[PairErrors]) -> PairErrors:
+    """The pairs of several sequences as one, as the reference pools them.
 
-    An error e adds to the bins from floor(e) on, so that its share is (limit - floor(e)) / limit, at least 0.
+    Their scores are the means over sequences where all have as many views. Raises ValueError without a sequence.
     """
-    return 100.0 * ((limit - degrees.double().floor()) / limit).clamp(0, 1).mean().item()
+    if not sequences:
+        raise ValueError("no sequence to pool: expected the pair errors of at least one")
+    names = [field.name for field in fields(PairErrors)]
+    return PairErrors(**{name: torch.cat([getattr(errors, name) for errors in sequences]) for name in names})
 
 
-def trajectory_errors(prediction: Float[Tensor, "N 4 4"], truth: Float[Tensor, "N 4 4"]) -> TrajectoryErrors | None:
+def trajectory_errors(
+    prediction: Float[Tensor, "N 4 4"], truth: Float[Tensor, "N 4 4"], scale: float | None = None
+) -> TrajectoryErrors | None:
     """ATE and RPE as evo defines them: Sim(3) on camera centres, root mean square, RPE between consecutive views.
 
     None for fewer than three views: a similarity fits any two centres exactly. Trajectories that evo refuses are solved
@@ -139,6 +158,10 @@ def trajectory_errors(prediction: Float[Tensor, "N 4 4"], truth: Float[Tensor, "
     truth (scale 0, rotation I). A prediction that is not finite gets what any prediction can be scaled down to, a
     camera that does not move (no fit has a larger ATE), with 180 degrees. Raises ValueError for a truth that is not
     finite.
+
+    A `scale` (truth per prediction, such as that of the points) is taken as it is and only a rigid motion is fitted:
+    the ATE then has no bound, and a near-static truth no longer flatters noise by scaling it away. The ratio of the
+    fitted scale to that of the points tells how far this went.
     """
     if truth.shape[0] < 3:
         return None
@@ -153,11 +176,8 @@ def trajectory_errors(prediction: Float[Tensor, "N 4 4"], truth: Float[Tensor, "
         )
     rotation = nearest_rotation(prediction[:, :3, :3].double())
     predicted_centre = prediction[:, :3, 3].double()
-    scale, align, offset = umeyama(predicted_centre, centre)
-    if _extent(centre) <= RESOLUTION * max(1.0, centre.norm(dim=-1).max().item()):
-        scale, align = torch.zeros_like(scale), torch.eye(3, dtype=torch.float64, device=centre.device)
-        offset = centre.mean(0)
-    aligned_centre = apply_similarity((scale, align, offset), predicted_centre)
+    fitted, align, offset = _fit(predicted_centre, centre, scale)
+    aligned_centre = apply_similarity((fitted, align, offset), predicted_centre)
     aligned = from_parts(align @ rotation, aligned_centre)
     step = invert(truth[:-1]) @ truth[1:]
     predicted_step = invert(aligned[:-1]) @ aligned[1:]
@@ -166,21 +186,32 @@ def trajectory_errors(prediction: Float[Tensor, "N 4 4"], truth: Float[Tensor, "
         ate=_rms((centre - aligned_centre).norm(dim=-1)),
         rpe_translation=_rms(error[:, :3, 3].norm(dim=-1)),
         rpe_rotation=_rms(rotation_angle(error[:, :3, :3]).rad2deg()),
-        scale=scale.item(),
+        scale=fitted.item(),
         degenerate=_degeneracies(centre, "truth") + _degeneracies(predicted_centre, "prediction"),
     )
+
+
+def _fit(prediction: Tensor, truth: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """From predicted to true centres: a similarity of a given scale, or the best one (scale 0 for a static truth)."""
+    if scale is not None:
+        _, align, offset = umeyama(scale * prediction, truth, with_scale=False)
+        return truth.new_tensor(scale), align, offset
+    if _is_static(truth):
+        return truth.new_zeros(()), torch.eye(3, dtype=truth.dtype, device=truth.device), truth.mean(0)
+    return umeyama(prediction, truth)
 
 
 def _rms(values: Tensor) -> float:
     return values.square().mean().sqrt().item()
 
 
-def _extent(centre: Tensor) -> float:
-    return (centre - centre.mean(0)).norm(dim=-1).max().item()
+def _is_static(centre: Tensor) -> bool:
+    extent = (centre - centre.mean(0)).norm(dim=-1).max().item()
+    return extent <= RESOLUTION * max(1.0, centre.norm(dim=-1).max().item())
 
 
 def _degeneracies(centre: Tensor, name: str) -> tuple[str, ...]:
-    if _extent(centre) <= RESOLUTION * max(1.0, centre.norm(dim=-1).max().item()):
+    if _is_static(centre):
         return (f"{name} is static",)
     singular = torch.linalg.svdvals(centre - centre.mean(0))
     return (f"{name} is collinear",) if singular[1] <= 1e-5 * singular[0] else ()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flow3r.geometry.se3 import from_parts, rotation_from_axis_angle
-from flow3r.metrics.pose import area_under_curve, pair_scores, relative_pose_errors, trajectory_errors
+from flow3r.metrics.pose import pair_scores, pool_pairs, relative_pose_errors, trajectory_errors
 
 
 def random_poses(views: int, seed: int = 0) -> torch.Tensor:
@@ -92,21 +92,6 @@ def test_thresholds_are_strict_and_shares_are_exact() -> None:
     assert at_thirty.rta_signed == (0.0, 0.0, 50.0)
 
 
-def test_area_under_curve_by_hand() -> None:
-    assert area_under_curve(torch.zeros(5)) == 100.0
-    assert area_under_curve(torch.tensor([0.999])) == 100.0
-    assert area_under_curve(torch.tensor([1.0])) == pytest.approx(100 * 29 / 30)
-    assert area_under_curve(torch.tensor([29.5])) == pytest.approx(100 / 30)
-    assert area_under_curve(torch.tensor([31.0, 180.0])) == 0.0
-    assert area_under_curve(torch.tensor([0.5, 10.2, 50.0])) == pytest.approx(100 * (1 + 20 / 30 + 0) / 3)
-
-
-def test_area_under_curve_is_the_mean_of_the_cumulative_histogram() -> None:
-    errors = 40 * torch.rand(500, dtype=torch.float64)
-    counts, _ = np.histogram(errors.numpy(), bins=np.arange(31))
-    assert area_under_curve(errors) == pytest.approx(100 * np.mean(np.cumsum(counts) / 500))
-
-
 def test_no_baseline_has_a_right_angle_of_error_and_is_counted() -> None:
     truth = random_poses(3)
     static = from_parts(truth[:, :3, :3], truth[:1, :3, 3].expand(3, 3))
@@ -117,6 +102,35 @@ def test_no_baseline_has_a_right_angle_of_error_and_is_counted() -> None:
     assert (truly_static.translation == 90).all() and truly_static.static.all()
     assert pair_scores(truly_static).static_pairs == 3
     assert relative_pose_errors(truth, truth, least_baseline=1e9).static.all()
+
+
+def test_strict_leaves_static_pairs_out_of_direction_and_keeps_them_in_rotation() -> None:
+    truth = random_poses(4)
+    truth[1, :3, 3] = truth[0, :3, 3]
+    prediction = truth.clone()
+    prediction[3, :3, :3] = prediction[3, :3, :3] @ about(0, 60.0)
+    errors = relative_pose_errors(prediction, truth)
+    reference, strict = pair_scores(errors), pair_scores(errors, "strict")
+    assert reference.static_pairs == strict.static_pairs == 1
+    assert reference.rra == strict.rra == (50.0, 50.0, 50.0)
+    right = (errors.translation < 30).sum().item()  # of six pairs, the static one is wrong whatever is predicted
+    assert reference.rta[-1] == pytest.approx(100 * right / 6) and strict.rta[-1] == pytest.approx(100 * right / 5)
+    assert reference.auc == pytest.approx(100 * 2 / 6) and strict.auc == pytest.approx(100 * 2 / 5)
+    everything_static = pair_scores(relative_pose_errors(truth, truth, least_baseline=1e9), "strict")
+    assert everything_static.rra == (100.0,) * 3 and everything_static.static_pairs == 6
+    assert all(map(math.isnan, (*everything_static.rta, everything_static.auc)))
+
+
+def test_pooled_pairs_score_the_mean_over_sequences_of_equal_length() -> None:
+    errors = [relative_pose_errors(random_poses(5, seed), random_poses(5, seed + 50)) for seed in range(3)]
+    degrees = (5, 10, 15, 30, 90)
+    pooled = pair_scores(pool_pairs(errors), thresholds=degrees)
+    single = [pair_scores(one, thresholds=degrees) for one in errors]
+    assert pooled.pairs == 30 and len(pooled.rra) == 5
+    assert pooled.rra == pytest.approx(np.mean([one.rra for one in single], axis=0))
+    assert pooled.auc == pytest.approx(np.mean([one.auc for one in single]))
+    with pytest.raises(ValueError, match="no sequence"):
+        pool_pairs([])
 
 
 def test_a_pose_that_is_not_finite_fails_its_pairs_and_no_others() -> None:
@@ -223,6 +237,22 @@ def test_a_static_truth_is_solved_and_marked() -> None:
     assert trajectory.degenerate == ("truth is static",)
 
 
+def test_a_given_scale_is_kept_and_cannot_flatter_noise_under_a_static_truth() -> None:
+    truth = random_poses(6)
+    prediction = similar(truth, 0.5)
+    assert trajectory_errors(prediction, truth, scale=2.0).ate < 1e-9
+    assert trajectory_errors(prediction, truth, scale=1.0).ate > 0.1
+    free = trajectory_errors(random_poses(6, 3), truth)
+    same = trajectory_errors(random_poses(6, 3), truth, scale=free.scale)
+    assert (same.ate, same.rpe_translation) == pytest.approx((free.ate, free.rpe_translation), rel=1e-9)
+    still = from_parts(truth[:, :3, :3], torch.zeros(6, 3, dtype=torch.float64))
+    noise = random_poses(6, 4)
+    centre = noise[:, :3, 3] - noise[:, :3, 3].mean(0)
+    assert trajectory_errors(noise, still).ate == 0.0
+    expected = 3.0 * centre.square().sum(-1).mean().sqrt().item()
+    assert trajectory_errors(noise, still, scale=3.0).ate == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_static_prediction_has_the_largest_ate_that_a_fit_can_have() -> None:
     truth = random_poses(6)
     static = from_parts(random_poses(6, 1)[:, :3, :3], torch.ones(6, 3, dtype=torch.float64))
@@ -235,3 +265,25 @@ def test_a_static_prediction_has_the_largest_ate_that_a_fit_can_have() -> None:
     broken = trajectory_errors(static * torch.nan, truth)
     assert broken.ate == pytest.approx(radius) and broken.rpe_rotation == 180.0
     assert broken.degenerate == ("prediction is not finite",)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trajectory_errors_agree_with_evo(seed: int) -> None:
+    metrics = pytest.importorskip("evo.core.metrics", reason="evo is an optional oracle (GPL-3.0)")
+    trajectory = pytest.importorskip("evo.core.trajectory")
+    truth = random_poses(8, seed)
+    prediction = similar(truth, 0.3)
+    prediction[:, :3, 3] += 0.1 * random_poses(8, seed + 7)[:, :3, 3]
+    prediction[:, :3, :3] = prediction[:, :3, :3] @ about(seed % 3, 12.0)
+    ours = trajectory_errors(prediction, truth)
+    reference, estimate = (trajectory.PosePath3D(poses_se3=list(poses.numpy())) for poses in (truth, prediction))
+    _, _, scale = estimate.align(reference, correct_scale=True)
+    ate = metrics.APE(metrics.PoseRelation.translation_part)
+    ate.process_data((reference, estimate))
+    found = [ate.get_statistic(metrics.StatisticsType.rmse)]
+    for relation in (metrics.PoseRelation.translation_part, metrics.PoseRelation.rotation_angle_deg):
+        rpe = metrics.RPE(relation, delta=1, delta_unit=metrics.Unit.frames, all_pairs=True)
+        rpe.process_data((reference, estimate))
+        found.append(rpe.get_statistic(metrics.StatisticsType.rmse))
+    assert (ours.ate, ours.rpe_translation, ours.rpe_rotation) == pytest.approx(found, rel=1e-9)
+    assert ours.scale == pytest.approx(scale, rel=1e-9)
