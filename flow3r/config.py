@@ -155,7 +155,7 @@ class LossConfig:
     translation: float = 10.0  # π³: 0.1 · 100
     rotation: float = 0.1  # π³
     confidence: float = 0.05  # π³, there in a stage of its own; ours: jointly
-    flow: float = 1.0  # ours: swept on validation worlds, see docs/results.md
+    flow: float = 1.0  # ours: a first choice of nano-scale runs, not swept; transfer to full scale unproven
     huber_delta: float = 0.1  # π³, translation
     confidence_sharpness: float = 50.0  # π³-X: target exp(-50 error)
     edge_threshold: float = 0.03  # π³: relative depth step over 3 x 3 above which normals are not compared
