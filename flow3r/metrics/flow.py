@@ -39,10 +39,17 @@ def scored_pixels(
 
 
 def flow_errors(
-    prediction: Float[Tensor, "P H W 2"], truth: Float[Tensor, "P H W 2"], covisible: Float[Tensor, "P H W"] | None
+    prediction: Float[Tensor, "P H W 2"],
+    truth: Float[Tensor, "P H W 2"],
+    covisible: Float[Tensor, "P H W"] | None,
+    among: Bool[Tensor, "P H W"] | None = None,
 ) -> FlowErrors | None:
-    """Score flows on `scored_pixels` of the truth; None where no pair has any."""
-    mask = scored_pixels(truth, covisible)
+    """Score flows on `scored_pixels` of the truth; None where no pair has any.
+
+    AEPE and the share below 5 px ("EPE@5px") are those of the paper's Table 6. `among` limits the pixels further, to a
+    static or dynamic part.
+    """
+    mask = scored_pixels(truth, covisible) if among is None else scored_pixels(truth, covisible) & among
     height, width = mask.shape[1:]
     diagonal = (height**2 + width**2) ** 0.5
     finite = prediction.isfinite().all(-1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flow3r.geometry.camera import pixel_grid
-from flow3r.metrics.flow import flow_errors, homography_flow
+from flow3r.metrics.flow import flow_errors, homography_flow, scored_pixels
 
 
 def homography(height: int, width: int, tilt: float = 5e-4) -> torch.Tensor:
@@ -48,6 +48,28 @@ def test_targets_outside_the_image_are_not_scored() -> None:
     prediction = truth.clone()
     prediction[:, :, 4:] = 50.0
     assert flow_errors(prediction, truth, torch.ones(1, 4, 6)).aepe == 0.0
+
+
+def test_parts_average_to_the_whole_by_their_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth, prediction = (3 * torch.randn(1, 9, 12, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    dynamic = torch.rand(1, 9, 12, generator=generator) < 0.3
+    whole, moving, still = (flow_errors(prediction, truth, None, part) for part in (None, dynamic, ~dynamic))
+    mask = scored_pixels(truth, None)
+    counts = [(mask & part).sum().item() for part in (dynamic, ~dynamic)]
+    for measure in (lambda errors: errors.aepe, lambda errors: errors.within_pixels[2]):
+        expected = sum(n * measure(part) for n, part in zip(counts, (moving, still))) / sum(counts)
+        assert measure(whole) == pytest.approx(expected, rel=1e-12)
+    assert flow_errors(prediction, truth, None, torch.zeros_like(dynamic)) is None
+
+
+def test_isotropic_noise_gives_the_mean_and_the_shares_of_a_rayleigh_distribution() -> None:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.zeros(2, 80, 100, 2, dtype=torch.float64)
+    errors = flow_errors(3.0 * torch.randn(truth.shape, generator=generator, dtype=torch.float64), truth, None)
+    assert errors.aepe == pytest.approx(3.0 * math.sqrt(math.pi / 2), rel=0.02)
+    expected = [100 * (1 - math.exp(-(threshold**2) / 18)) for threshold in (1, 3, 5)]
+    assert errors.within_pixels == pytest.approx(expected, abs=1.0)
 
 
 def test_a_broken_prediction_is_wrong_by_a_diagonal() -> None:

@@ -1,4 +1,4 @@
-"""Point and depth metrics on clouds whose errors are known in closed form."""
+"""Point metrics on clouds whose errors are known in closed form."""
 
 import math
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from flow3r.geometry.se3 import rotation_from_axis_angle
-from flow3r.metrics.depth import depth_errors
 from flow3r.metrics.points import f_score, nearest_distances, point_errors, spread
 
 
@@ -110,27 +109,3 @@ def test_failures_have_the_worst_values_and_a_reason() -> None:
         assert (errors.mse, errors.accuracy, errors.completeness, errors.chamfer) == (1, 1, 1, 1)
         assert errors.f2 == errors.f5 == 0
     assert cases["finite"].dropped == 1.0
-
-
-def test_depth_errors_up_to_scale_and_by_hand() -> None:
-    truth = 1 + torch.rand(2, 6, 7, dtype=torch.float64)
-    valid = torch.ones_like(truth, dtype=torch.bool)
-    perfect = depth_errors(0.2 * truth, truth, valid)
-    assert perfect.abs_rel < 1e-12 and perfect.delta == 100.0 and perfect.scale == pytest.approx(5.0)
-    # One scale for the whole sequence: the second view is three times too far, and the first decides.
-    truth = torch.ones(2, 4, 4, dtype=torch.float64)
-    truth[0, 0, 0] = 0.0
-    prediction = torch.stack([torch.ones(4, 4), torch.full((4, 4), 0.1)]).double()
-    errors = depth_errors(prediction, truth, torch.ones_like(truth, dtype=torch.bool))
-    assert errors.scale == pytest.approx(1.0) and errors.pixels == 31
-    assert errors.abs_rel == pytest.approx(0.9 * 16 / 31) and errors.delta == pytest.approx(100 * 15 / 31)
-
-
-def test_broken_depth_counts_as_none() -> None:
-    truth = torch.full((1, 2, 2), 2.0)
-    prediction = torch.tensor([[[1.0, torch.nan], [-1.0, 1.0]]])
-    errors = depth_errors(prediction, truth, torch.ones(1, 2, 2, dtype=torch.bool))
-    assert errors.scale == pytest.approx(2.0)
-    assert errors.abs_rel == pytest.approx(0.5, abs=1e-5) and errors.delta == 50.0
-    assert "no pixel" in depth_errors(prediction, torch.zeros(1, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool)).failed
-    assert "positive" in depth_errors(-truth, truth, torch.ones(1, 2, 2, dtype=torch.bool)).failed
