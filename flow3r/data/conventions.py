@@ -20,7 +20,7 @@ from flow3r.data.transforms import fit_depth, fit_intrinsics, resize_image
 LONG_SIDE = 640  # ours: pixels; matches are found at this size or less
 LEAST_MATCHES = 20  # ours: of a pair that counts
 STILL = 0.01  # ours: of the long side; matches that move less tell nothing
-OFF = (3.0, 0.1)  # ours: a match agrees within so many pixels, or this share of its motion
+OFF = (0.005, 0.1)  # ours: a match agrees within this share of the long side, a pixel at least, or of its motion
 EPIPOLAR_OFF = 1.5  # ours: pixels, Sampson; without depth
 CONFIRMED = 0.03  # ours: relative, of depth, as in flow_from_depth
 EVERY = 6  # ours: pixels between the points whose depth is compared
@@ -81,12 +81,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Match:
-    """Points seen in two frames of a list: pixels (x, y) of both, and depth in the first where it is known."""
+    """Points seen in two frames of a list: pixels (x, y) of both; tracked ones may have slid along an edge."""
 
     source: int
     target: int
     there: Float[np.ndarray, "n 2"]
     here: Float[np.ndarray, "n 2"]
+    tracked: bool = False
 
     @cached_property
     def motion(self) -> Float[np.ndarray, "n"]:
@@ -109,7 +110,10 @@ def shrink(frame: Frame) -> Frame:
 
 
 class Matcher:
-    """SIFT features, matched both ways and to an epipolar geometry of the pair's own; each image is described once."""
+    """SIFT features, matched both ways and to an epipolar geometry of the pair's own; each image is described once.
+
+    Where images have too few of them, corners are tracked there and back.
+    """
 
     def __init__(self, frames: List[Frame]):
         self._frames, self._features = frames, {}
@@ -118,29 +122,54 @@ class Matcher:
         """None for fewer than LEAST_MATCHES."""
         import cv2
 
+        there, here = self._described(source, target)
+        if tracked := len(there) < LEAST_MATCHES:
+            there, here = self._tracked(source, target)
+        if len(there) < LEAST_MATCHES:
+            return None
+        _, inlier = cv2.findFundamentalMat(there, here, cv2.FM_RANSAC, 2.0, 0.999)
+        keep = np.ones(len(there), dtype=bool) if inlier is None else inlier[:, 0] > 0
+        return Match(source, target, there[keep], here[keep], tracked) if keep.sum() >= LEAST_MATCHES else None
+
+    def _described(self, source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+        import cv2
+
         (there, a), (here, b) = self._describe(source), self._describe(target)
         if min(len(there), len(here)) < LEAST_MATCHES:
-            return None
+            return np.empty((0, 2)), np.empty((0, 2))
         matcher = cv2.BFMatcher()
         back = {m.queryIdx: m.trainIdx for m, *_ in matcher.knnMatch(b, a, k=1)}
         both = [m for m in matcher.knnMatch(a, b, k=2) if m[0].distance < 0.75 * m[1].distance]  # Lowe's ratio
-        kept = [(m.queryIdx, m.trainIdx) for m, _ in both if back[m.trainIdx] == m.queryIdx]
-        if len(kept) < LEAST_MATCHES:
-            return None
-        first, second = np.array(kept).T
-        _, inlier = cv2.findFundamentalMat(there[first], here[second], cv2.FM_RANSAC, 2.0, 0.999)
-        keep = np.ones(len(kept), dtype=bool) if inlier is None else inlier[:, 0] > 0
-        return Match(source, target, there[first][keep], here[second][keep]) if keep.sum() >= LEAST_MATCHES else None
+        kept = np.array([(m.queryIdx, m.trainIdx) for m, _ in both if back[m.trainIdx] == m.queryIdx], dtype=np.int64)
+        first, second = kept.reshape(-1, 2).T
+        return there[first], here[second]
+
+    def _tracked(self, source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+        import cv2
+
+        a, b = self._grey(source), self._grey(target)
+        corners = cv2.goodFeaturesToTrack(a, 400, 0.005, 5)
+        if corners is None:
+            return np.empty((0, 2)), np.empty((0, 2))
+        found, seen, _ = cv2.calcOpticalFlowPyrLK(a, b, corners, None)
+        again, seen_again, _ = cv2.calcOpticalFlowPyrLK(b, a, found, None)
+        returns = np.linalg.norm(again - corners, axis=-1)[:, 0] < 0.5  # ours: pixels, there and back
+        keep = returns & (seen[:, 0] > 0) & (seen_again[:, 0] > 0)
+        return corners[keep, 0].astype(np.float64) + 0.5, found[keep, 0].astype(np.float64) + 0.5
 
     def _describe(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
         import cv2
 
         if number not in self._features:
-            grey = cv2.cvtColor(np.ascontiguousarray(self._frames[number].image), cv2.COLOR_RGB2GRAY)
-            points, described = cv2.SIFT_create(1000).detectAndCompute(grey, None)
+            points, described = cv2.SIFT_create(1000).detectAndCompute(self._grey(number), None)
             pixels = np.array([point.pt for point in points], dtype=np.float64).reshape(-1, 2) + 0.5
             self._features[number] = pixels, described
         return self._features[number]
+
+    def _grey(self, number: int) -> np.ndarray:
+        import cv2
+
+        return cv2.cvtColor(np.ascontiguousarray(self._frames[number].image), cv2.COLOR_RGB2GRAY)
 
 
 def fit(matches: List[Match], frames: List[Frame], variant: Variant = Variant()) -> float:
@@ -205,7 +234,8 @@ def _agrees(match: Match, frames: List[Frame], variant: Variant) -> np.ndarray:
     error, motion = _errors(match, frames, variant)
     if frames[match.source].depth is None:
         return error < EPIPOLAR_OFF
-    return error < np.maximum(OFF[0], OFF[1] * motion)
+    least = max(1.0, OFF[0] * max(frames[match.source].image.shape[:2]))
+    return error < np.maximum(least, OFF[1] * motion)
 
 
 def _errors(match: Match, frames: List[Frame], variant: Variant) -> tuple[np.ndarray, np.ndarray]:
