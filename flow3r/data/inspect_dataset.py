@@ -33,8 +33,11 @@ JPEG_QUALITY = 88
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 1500px; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: 2px 1.2em 2px 0; vertical-align: top; }
-h2 { margin: 1.6em 0 .3em; font-size: 1.1em; } figure { display: inline-block; margin: 0 6px 8px 0; max-width: 280px; vertical-align: top; }
-figure img { display: block; } figcaption { font-size: 12px; color: #555; overflow-wrap: anywhere; } .wrong { color: #a00; }
+h2 { margin: 1.6em 0 .3em; font-size: 1.1em; }
+figure { display: inline-block; margin: 0 6px 8px 0; max-width: 280px; vertical-align: top; }
+figure img { display: block; }
+figcaption { font-size: 12px; color: #555; overflow-wrap: anywhere; }
+.wrong { color: #a00; }
 """
 
 
