@@ -72,6 +72,8 @@ class _Cloud:
 
     truth: Float[Tensor, "n 3"]
     aligned: Float[Tensor, "n 3"]
+    finite: Bool[Tensor, "n"]  # of the prediction
+    spread: float  # of the truth; 0 without points
     alignment: float
     failed: str
 
@@ -150,7 +152,9 @@ def point_errors_by_part(
     """
     cloud = _align(prediction[valid].double(), truth[valid].double(), profile.robust)
     masks = {"all": torch.ones_like(valid[valid])} | {name: mask[valid] for name, mask in parts.items()}
-    unit = unit_length(cloud.truth, profile.unit, first_camera) if len(cloud.truth) else 1.0
+    unit = cloud.spread
+    if profile.unit != "spread":
+        unit = unit_length(cloud.truth, profile.unit, first_camera) if len(cloud.truth) else 1.0
     distances = None if cloud.failed else _distances(cloud, budget, seed, profile)
     drawn = slice(None) if distances is None else distances.drawn
     return {
@@ -164,20 +168,20 @@ def _align(prediction: Tensor, truth: Tensor, robust: bool) -> _Cloud:
     """The prediction of valid pixels moved onto their truth, or why that is impossible."""
     finite = prediction.isfinite().all(-1)
     matched, target = prediction[finite], truth[finite]
+    scale = spread(truth) if len(truth) else 0.0
     aligned = torch.full_like(truth, torch.nan)
     failed = ""
     if len(truth) < LEAST_POINTS:
         failed = f"{len(truth)} valid pixels, at least {LEAST_POINTS} needed"
     elif len(matched) < LEAST_POINTS:
         failed = f"{len(matched)} finite predictions, at least {LEAST_POINTS} needed"
-    elif spread(truth) == 0 or spread(matched) <= RESOLUTION * matched.norm(dim=-1).max().item():
+    elif scale == 0 or spread(matched) <= RESOLUTION * matched.norm(dim=-1).max().item():
         failed = "the points lie on one spot"
     if failed:
-        aligned[finite] = matched
-        return _Cloud(truth, aligned, 0.0, failed)
+        return _Cloud(truth, aligned, finite, scale, 0.0, failed)
     similarity = robust_similarity(matched, target) if robust else umeyama(matched, target)
     aligned[finite] = apply_similarity(similarity, matched)
-    return _Cloud(truth, aligned, similarity[0].item(), "")
+    return _Cloud(truth, aligned, finite, scale, similarity[0].item(), "")
 
 
 def _distances(cloud: _Cloud, budget: int | None, seed: int, profile: PointProfile) -> _Distances | None:
@@ -189,7 +193,7 @@ def _distances(cloud: _Cloud, budget: int | None, seed: int, profile: PointProfi
     # Centred, so that a scene far from its origin keeps its digits.
     centre = cloud.truth.mean(0)
     truth, aligned = ((points - centre).cpu()[drawn] for points in (cloud.truth, cloud.aligned))
-    finite = aligned.isfinite().all(-1)
+    finite = cloud.finite.cpu()[drawn]
     predicted = aligned[finite]
     if not len(predicted):
         return None
@@ -207,8 +211,7 @@ def _distances(cloud: _Cloud, budget: int | None, seed: int, profile: PointProfi
 
 def _summary(cloud: _Cloud, distances: _Distances | None, part: Tensor, unit: float, normals: bool) -> PointErrors:
     """The errors of a part of the pixels."""
-    finite = cloud.aligned.isfinite().all(-1)
-    dropped = 1 - finite[part].double().mean().item() if part.any() else 0.0
+    dropped = 1 - cloud.finite[part].double().mean().item() if part.any() else 0.0
     reason = cloud.failed
     if not reason and distances is None:
         reason = "none of the drawn predictions is finite"
@@ -216,7 +219,8 @@ def _summary(cloud: _Cloud, distances: _Distances | None, part: Tensor, unit: fl
         reason = "no prediction of this part is finite"
     if reason:
         return _failure(cloud, part, unit, dropped, normals, reason)
-    distance = (cloud.aligned[part & finite] - cloud.truth[part & finite]).norm(dim=-1) / unit
+    matched = part & cloud.finite
+    distance = (cloud.aligned[matched] - cloud.truth[matched]).norm(dim=-1) / unit
     drawn = part[distances.drawn]
     accuracy, completeness = distances.accuracy[drawn[distances.finite]] / unit, distances.completeness[drawn] / unit
     f2, f5 = (f_score(accuracy, completeness, threshold) for threshold in F_THRESHOLDS)
@@ -233,7 +237,7 @@ def _summary(cloud: _Cloud, distances: _Distances | None, part: Tensor, unit: fl
         f2=f2,
         f5=f5,
         normals=distances.normals if normals else None,
-        scale=spread(cloud.truth),
+        scale=cloud.spread,
         unit=unit,
         alignment=cloud.alignment,
         points=int(drawn.sum()),
@@ -250,10 +254,9 @@ def f_score(accuracy: Float[Tensor, "n"], completeness: Float[Tensor, "m"], thre
 
 
 def _failure(cloud: _Cloud, part: Tensor, unit: float, dropped: float, normals: bool, reason: str) -> PointErrors:
-    scale = spread(cloud.truth) if len(cloud.truth) else 0.0
     length, square = 1.0, 1.0
-    if scale > 0 and unit > 0:
-        length = scale / unit
+    if cloud.spread > 0 and unit > 0:
+        length = cloud.spread / unit
         square = (cloud.truth - cloud.truth.mean(0)).square().sum(-1).mean().item() / unit**2
     return PointErrors(
         mse=length,
@@ -268,7 +271,7 @@ def _failure(cloud: _Cloud, part: Tensor, unit: float, dropped: float, normals: 
         f2=0.0,
         f5=0.0,
         normals=NormalConsistency(0.0, 0.0, 0.0, 0.0, 0.0) if normals else None,
-        scale=scale,
+        scale=cloud.spread,
         unit=unit,
         alignment=cloud.alignment,
         points=int(part.sum()),
