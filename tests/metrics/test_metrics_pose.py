@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flow3r.geometry.se3 import from_parts, rotation_from_axis_angle
+from flow3r.geometry.se3 import from_parts, quaternion_from_rotation, rotation_from_axis_angle
 from flow3r.metrics.pose import pair_scores, pool_pairs, relative_pose_errors, trajectory_errors
 
 
@@ -287,3 +287,45 @@ def test_trajectory_errors_agree_with_evo(seed: int) -> None:
         found.append(rpe.get_statistic(metrics.StatisticsType.rmse))
     assert (ours.ate, ours.rpe_translation, ours.rpe_rotation) == pytest.approx(found, rel=1e-9)
     assert ours.scale == pytest.approx(scale, rel=1e-9)
+
+
+def test_quaternions_are_in_the_order_that_evo_takes() -> None:
+    trajectory = pytest.importorskip("evo.core.trajectory", reason="evo is an optional oracle (GPL-3.0)")
+    poses = random_poses(5)
+    wxyz = quaternion_from_rotation(poses[:, :3, :3]).numpy()
+    path = trajectory.PosePath3D(positions_xyz=poses[:, :3, 3].numpy(), orientations_quat_wxyz=wxyz)
+    np.testing.assert_allclose(np.stack(path.poses_se3), poses.numpy(), atol=1e-12)
+
+
+def test_what_evo_refuses_is_solved() -> None:
+    trajectory = pytest.importorskip("evo.core.trajectory", reason="evo is an optional oracle (GPL-3.0)")
+    geometry = pytest.importorskip("evo.core.geometry")
+    line = torch.arange(5, dtype=torch.float64)[:, None] * torch.tensor([[1.0, 2.0, -1.0]], dtype=torch.float64)
+    truth = from_parts(random_poses(5)[:, :3, :3], line)
+    prediction = similar(truth, 0.1)
+    with pytest.raises(geometry.GeometryException):
+        trajectory.PosePath3D(poses_se3=list(prediction.numpy())).align(
+            trajectory.PosePath3D(poses_se3=list(truth.numpy())), correct_scale=True
+        )
+    assert trajectory_errors(prediction, truth).ate < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_relative_pose_errors_equal_loops_over_pairs(seed: int) -> None:
+    truth, prediction = random_poses(6, seed), random_poses(6, seed + 40)
+    errors = relative_pose_errors(prediction, truth)
+    rotation, direction, signed = [], [], []
+    for i in range(6):
+        for j in range(i + 1, 6):
+            # W_j W_i⁻¹ with W = T⁻¹: the translation stands in camera j.
+            one, other = (np.linalg.inv(poses[j]) @ poses[i] for poses in (truth.numpy(), prediction.numpy()))
+            rotation.append(math.degrees(math.acos((np.trace(one[:3, :3].T @ other[:3, :3]) - 1) / 2)))
+            cosine = one[:3, 3] @ other[:3, 3] / np.linalg.norm(one[:3, 3]) / np.linalg.norm(other[:3, 3])
+            direction.append(math.degrees(math.acos(abs(cosine))))
+            signed.append(math.degrees(math.acos(cosine)))
+    for ours, expected in (
+        (errors.rotation, rotation),
+        (errors.translation, direction),
+        (errors.translation_signed, signed),
+    ):
+        assert ours.tolist() == pytest.approx(expected, rel=1e-9)
