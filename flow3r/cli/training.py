@@ -68,6 +68,8 @@ class TrainFlags:
     """Learning rate instead of the preset's."""
     accumulate: int | None = None
     """Batches of each process in a step instead of the preset's."""
+    workers: int | None = None
+    """Processes that read data ahead instead of the preset's; 0 reads it in the main process."""
     parallel: Literal["replicate", "shard"] | None = None
     """Whether every process of torchrun holds the model, or a part of it (FSDP2), instead of as the preset says."""
     seconds: float | None = None
@@ -89,9 +91,11 @@ def train(flags: OmitArgPrefixes[TrainFlags]) -> None:
     Args:
         flags: What is trained, on what, and how.
     """
+    from flow3r.train.distributed import use_device_of_rank
     from flow3r.train.loop import train as run
 
     config = configuration(flags)
+    use_device_of_rank(flags.device)  # a teacher's too
     refuse_file(flags.out)
     for problem in contradictions(flags, config):
         raise InputError(problem)
@@ -106,8 +110,17 @@ def train(flags: OmitArgPrefixes[TrainFlags]) -> None:
     measured = validation_of(flags, config, stored)
     if flags.best_by is not None:
         config = replace(config, best_by=flags.best_by, best_is=measured.better(flags.best_by))
-    if recipe is not None and os.environ.get("RANK", "0") == "0":
-        recipe.write_lists(flags.out / "sequences")
+    speaking = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one
+    if recipe is not None and speaking and recipe.without_flow:
+        PRINT.print(f"no flow of {', '.join(recipe.without_flow)}: something moves there; name a --teacher for it")
+
+    def list_sequences(step: int, loss: float) -> None:
+        """Once the run has begun, so that one that is refused leaves the lists of the run that it is not."""
+        if recipe is not None and speaking and not listed:
+            recipe.write_lists(flags.out / "sequences")
+            listed.append(True)
+
+    listed: list[bool] = []
     result = run(
         config,
         flags.out,
@@ -117,8 +130,9 @@ def train(flags: OmitArgPrefixes[TrainFlags]) -> None:
         device=flags.device,
         seconds=flags.seconds,
         wandb=flags.wandb,
+        on_step=list_sequences,
     )
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+    if speaking:
         PRINT.print(f"{result.steps} steps in {result.seconds:.0f} s; weights: {result.weights}")
         if result.best is not None:
             PRINT.print(f"the best by {config.best_by}, after step {result.best_step}: {result.best}")
@@ -139,6 +153,8 @@ def configuration(flags: TrainFlags) -> TrainConfig:
         config = replace(config, data=replace(config.data, labelled=()))
     if flags.root is None and (flags.labels is not None or flags.videos):
         config = replace(config, data=replace(config.data, unlabelled=()))
+    if flags.workers is not None:
+        config = replace(config, data=replace(config.data, workers=flags.workers))
     if flags.lr is not None:
         config = replace(config, optim=replace(config.optim, learning_rate=flags.lr))
     return config
@@ -150,6 +166,8 @@ def contradictions(flags: TrainFlags, config: TrainConfig) -> Iterator[str]:
         value = getattr(flags, name)
         if value is not None and not value > 0:
             yield f"--{name.replace('_', '-')} {value:g}: expected more than 0; leave it out for the preset's"
+    if flags.workers is not None and flags.workers < 0:
+        yield f"--workers {flags.workers}: expected 0 or more processes"
     if flags.held_out is not None and not 0 < flags.held_out < 1:
         yield f"--held-out {flags.held_out:g}: expected a share between 0 and 1 of every shot"
     yield from _alone(flags)
@@ -227,7 +245,9 @@ def recipe_of(flags: TrainFlags, config: TrainConfig) -> Recipe | None:
     if flags.root is None:
         return None
     teacher = None if flags.teacher is None else teacher_called(flags.teacher)
-    return make_recipe(config.data, flags.root, DATASETS, labels=flags.labels, teacher=teacher)
+    return make_recipe(
+        config.data, flags.root, DATASETS, labels=flags.labels, teacher=teacher, trainable=config.trainable
+    )
 
 
 def labelled_of(flags: TrainFlags, config: TrainConfig) -> PosedScenes | None:

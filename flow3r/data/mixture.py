@@ -210,10 +210,10 @@ class StepBatches(Dataset):
 
 
 class Tally:
-    """Counts a rank's scenes, draws that failed, and what sources count, from its start or resumption on."""
+    """Counts a rank's scenes and draws that failed, after those of before a resumption, and what sources count."""
 
-    def __init__(self, budget: float):
-        self.budget, self.scenes, self.bad = budget, 0, 0
+    def __init__(self, budget: float, scenes: int = 0, bad: int = 0):
+        self.budget, self.scenes, self.bad = budget, scenes, bad
         self.counts: Counter[str] = Counter()
 
     def add(self, batch: Batch, step: int) -> Views:
@@ -325,7 +325,7 @@ def _obituary(workers: list[multiprocessing.process.BaseProcess]) -> str:
     return (
         f"of {len(workers)} processes that read data ahead, {len(dead)} ended ({', '.join(ends)}). SIGKILL mostly "
         "means that memory ran out: give more, or set `workers` of the data to fewer, or to 0 to read in the main "
-        "process. The same command goes on from the last checkpoint"
+        "process (--workers). The same command goes on from the last checkpoint"
     )
 
 

@@ -29,6 +29,7 @@ class Recipe:
     labelled: Weighted
     clips: Weighted
     subsets: tuple[Subset, ...]
+    without_flow: tuple[str, ...]  # labelled datasets in which something moves, for want of a teacher
 
     def write_lists(self, folder: Path) -> None:
         """One file for each dataset: its sequences and their sha256 (data/subsets.py)."""
@@ -43,26 +44,26 @@ def make_recipe(
     *,
     labels: str | Path | None = None,
     teacher: Teacher | None = None,
-    test: Mapping[str, Collection[str]] | None = None,
+    trainable: Collection[str] = ("",),
     seed: int = 0,
 ) -> Recipe:
     """The sources that `data` names, each dataset in a folder of its name below `root`.
 
     Flow of unlabelled sequences is that of the label stores `labels`/<dataset>, of the `teacher`, or of both: of the
-    store where it has a sequence. The teacher also gives the flow of labelled scenes in which something moves. `test`:
-    by dataset, the sequences that no run may see.
+    store where it has a sequence. The teacher also gives the flow of labelled scenes in which something moves. What a
+    dataset holds out for tests is never drawn. `trainable` as in TrainConfig.
 
     Raises InputError naming every dataset that is not there or has not what the run needs, before any is read.
     """
     wanted = (*data.labelled, *data.unlabelled)
-    _check(wanted, data, root, datasets, labels, teacher)
+    _check(wanted, data, root, datasets, labels, teacher, all(name.startswith("flow_head") for name in trainable))
     chosen: list[Subset] = []
 
     def sequences_of(source: SourceConfig) -> List[Sequence]:
         pseudo = source.labels == PSEUDO
         reader = datasets[PSEUDO if pseudo else source.dataset]
         found = {sequence.name: sequence for sequence in reader.sequences(_folder(root, source))}
-        chosen.append(draw_subset(source, found, test=(test or {}).get(source.dataset, ()), seed=seed))
+        chosen.append(draw_subset(source, found, test=reader.held_out(_folder(root, source)), seed=seed))
         return [found[name] for name in chosen[-1].names]
 
     def labelled(source: SourceConfig) -> Source:
@@ -85,6 +86,7 @@ def make_recipe(
         [(labelled(source), source.weight) for source in data.labelled],
         [(unlabelled(source), source.weight) for source in data.unlabelled],
         tuple(chosen),
+        tuple(s.dataset for s in data.labelled if teacher is None and not datasets[s.dataset].rigid),
     )
 
 
@@ -99,6 +101,7 @@ def _check(
     datasets: Mapping[str, Dataset],
     labels: str | Path | None,
     teacher: Teacher | None,
+    flow_alone: bool,
 ) -> None:
     wrong = []
     for source in wanted:
@@ -109,6 +112,8 @@ def _check(
             wrong.append(f"{folder}: missing; expected {reader.title}: {reader.layout}")
         elif source in data.labelled and reader.labels != "posed":
             wrong.append(f"{source.dataset}: gives {reader.labels}; labelled training needs depth and cameras")
+        elif source in data.labelled and flow_alone and not reader.rigid and teacher is None:
+            wrong.append(f"{source.dataset}: something moves there, so that its flow needs a teacher (--teacher)")
     for source in data.unlabelled:
         if labels is None and teacher is None:
             wrong.append(f"{source.dataset}: is unlabelled; give label stores (--labels) or a teacher (--teacher)")

@@ -26,7 +26,10 @@ from flow3r.train.optim import AveragedWeights
 
 FORMAT = "flow3r-training-2"
 RUN_FILE = "run.json"  # beside the tensors: what is no tensor
-MAY_DIFFER = {"steps", "accumulate", "parallel", "devices", "keep_checkpoints", "patience"}
+MAY_DIFFER = {  # of a run that goes on: how long, how fast, on how many processes, and what it tells
+    *("steps", "accumulate", "parallel", "devices", "recompute", "compile", "patience", "keep_checkpoints"),
+    *("log_every", "image_every", "validate_every", "checkpoint_every", "optim.learning_rate", "data.workers"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +142,10 @@ class Checkpoints:
         return run["step"], run["progress"]
 
     def _refuse_another(self, path: Path, written: dict[str, Any]) -> None:
-        current = json.loads(config_as_json(self.config))
-        differing = sorted(key for key in current if key not in MAY_DIFFER and written.get(key) != current[key])
+        current, written = _flat(json.loads(config_as_json(self.config))), _flat(written)
+        differing = sorted(
+            key for key in current | written if key not in MAY_DIFFER and written.get(key) != current.get(key)
+        )
         if "name" in differing:
             raise TrainingError(
                 f"{path}: of preset {written.get('name')!r}, not {current['name']!r}; choose another folder, or start "
@@ -162,8 +167,8 @@ def _readable(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except Flow3rError:
-        raise
+    except (Flow3rError, MemoryError, torch.OutOfMemoryError, PermissionError):
+        raise  # nothing that is wrong with the checkpoint
     except (CheckpointException, Exception) as error:
         raise CheckpointError(
             f"{path}: not a readable training checkpoint ({_reason(error)}); delete it to go on from the one before, "
@@ -178,6 +183,14 @@ def _alone_without_words(ranks: Ranks) -> Iterator[None]:
         if ranks.alone:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with names such as optim.learning_rate."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _reason(error: BaseException) -> str:

@@ -143,8 +143,6 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     if _started() == 1:
         yield Ranks()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
@@ -164,6 +162,14 @@ def device_of_rank(device: torch.device | str | None) -> torch.device:
     if local >= count:
         raise TrainingError(f"local rank {local} on a machine with {count} GPUs; start one process per GPU")
     return torch.device("cuda", local)
+
+
+def use_device_of_rank(device: torch.device | str | None) -> torch.device:
+    """The device of this rank, which on CUDA is from now on what "cuda" means to this process."""
+    chosen = device_of_rank(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from flow3r.config import TrainConfig
-from flow3r.data.mixture import Source, Tally, Weighted, iterate_batches
+from flow3r.data.mixture import Source, Weighted, iterate_batches
 from flow3r.errors import TrainingError
 from flow3r.model.checkpoints import Model
-from flow3r.train.distributed import device_of_rank, joined_ranks, termination
+from flow3r.train.distributed import joined_ranks, termination, use_device_of_rank
 from flow3r.train.observer import Observer
 from flow3r.train.run import Run, Validation
 
@@ -62,16 +62,15 @@ def train(
     all processes if on one.
     """
     _check(config, labelled, clips, validation, seconds)
-    device = device_of_rank(device)
+    device = use_device_of_rank(device)
     with joined_ranks(device) as ranks, termination() as terminated:
         run, begin = Run(config, Path(out), ranks, device), time.monotonic()
-        tally = Tally(config.data.bad_sample_budget)
         # Batches are numbered over all ranks: two ranks of one batch see what one rank of two batches would.
         numbers = range(ranks.rank * config.accumulate, (ranks.rank + 1) * config.accumulate)
-        sources = {"labelled": labelled, "tally": tally}
+        sources = {"labelled": labelled, "tally": run.tally}
         streams = [iterate_batches(config, run.first_step, clips, device, rank=n, **sources) for n in numbers]
         done, elapsed, stopping = run.first_step, 0.0, run.selection.exhausted
-        with Observer(run, tally, device, quiet, wandb) as observer:
+        with Observer(run, device, quiet, wandb) as observer:
             while done < config.steps and not stopping:
                 step = done
                 rate = run.set_rate(step, max(step / config.steps, elapsed / seconds if seconds else 0.0))

@@ -7,7 +7,6 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from flow3r.data.mixture import Tally
 from flow3r.draw import training_picture
 from flow3r.train.distributed import Ranks
 from flow3r.train.log import RunLog
@@ -19,8 +18,8 @@ from flow3r.types import Views
 class Observer:
     """A context that records a run on its first rank. All ranks make the same calls."""
 
-    def __init__(self, run: Run, tally: Tally, device: torch.device, quiet: bool, wandb: str | None):
-        self.run, self.tally, self.device, self.ranks = run, tally, device, run.ranks
+    def __init__(self, run: Run, device: torch.device, quiet: bool, wandb: str | None):
+        self.run, self.device, self.ranks = run, device, run.ranks
         self.watch, self.images, self.lapped = Stopwatch(), 0, run.first_step
         self.open = ExitStack()
         with self.ranks.together("at the start"):
@@ -52,7 +51,7 @@ class Observer:
         config, record = self.run.config, {f"validation/{name}": value for name, value in validated.items()}
         self.images += self.ranks.world * sum(views.images.shape[:2].numel() for views in batches)
         if done % config.log_every == 0 or done == config.steps:
-            record = {**values, **mean_terms(self.ranks, terms), **self.tally.records(), **record}
+            record = {**values, **mean_terms(self.ranks, terms), **self.run.tally.records(), **record}
             record |= self.watch.lap(done - self.lapped, self.images)
             record |= {"memory_gb": peak_memory(self.device) / 1e9}
             self.lapped, self.images = done, 0

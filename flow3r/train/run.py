@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flow3r.config import TrainConfig
-from flow3r.data.mixture import stream
+from flow3r.data.mixture import Tally, stream
 from flow3r.errors import TrainingError
 from flow3r.files import atomic_path, write_text
 from flow3r.model.checkpoints import Model, save_model
@@ -39,15 +39,17 @@ class Run:
             freeze_all_but(self.model, config.trainable)
             if config.compile:
                 compile_blocks(self.model, recompute=config.recompute, any_size=True)
-            if ranks.first:
-                write_text(out / "config.json", config_as_json(config))
         self.sharded = config.parallel == "shard" and not ranks.alone
         self.learner = share(Learner(self.model, config, reach_all=self.sharded), config.parallel, ranks)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
         self.checkpoints = Checkpoints(out / "checkpoints", config, ranks)
         self.first_step, progress = self.checkpoints.load(self._learning())
-        self.selection = Selection(config, progress)
+        self.selection = Selection(config, progress.get("selection", {}))
+        self.tally = Tally(config.data.bad_sample_budget, *progress.get("tally", {}).get(str(ranks.rank), ()))
+        with ranks.together("at the start"):
+            if ranks.first:
+                write_text(out / "config.json", config_as_json(config))
 
     def _learning(self) -> Learning:
         return Learning(self.model, self.optimizer, self.averaged)
@@ -116,6 +118,7 @@ class Run:
         with self._averaged():
             with self.ranks.together(f"validation after step {done}"), in_parts(self.learner):
                 values = validation(self.model)
+            values = self.ranks.gather(values)[0]  # one judgement, though ranks may round otherwise
             self.model.train()
             if self.selection.judge(values, done):
                 self._write(self.best)
@@ -123,7 +126,9 @@ class Run:
 
     def save(self, done: int) -> None:
         """Write a checkpoint after `done` finished steps. Raises TrainingError where that fails."""
-        self.checkpoints.save(self._learning(), done, self.selection.state())
+        tallies = self.ranks.gather((self.tally.scenes, self.tally.bad))
+        progress = {"selection": self.selection.state(), "tally": {str(r): tally for r, tally in enumerate(tallies)}}
+        self.checkpoints.save(self._learning(), done, progress)
 
     def finish(self) -> None:
         """Write the weights that the run ends with, averaged if so chosen."""

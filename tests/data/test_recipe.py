@@ -1,5 +1,6 @@
 """From a configuration that names datasets to the sources of a run, and the lists of what these may draw."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from flow3r.data.labels import LabelStore, Segment, SegmentInfo
 from flow3r.data.mixture import Wanted
 from flow3r.data.pair_index import write_pair_index
 from flow3r.data.recipe import make_recipe
-from flow3r.data.subsets import read_subset
+from flow3r.data.subsets import draw_subset, read_subset
 from flow3r.errors import InputError
 from flow3r.files import sha256_of_bytes
 from flow3r.types import Flow, FlowLabels
@@ -55,7 +56,7 @@ DATASETS = {
 }
 DATA = DataConfig(
     labelled=(SourceConfig("still", 4, weight=2.0), SourceConfig("moving")),
-    unlabelled=(SourceConfig("films", 5), SourceConfig("still", 3, skip=4)),
+    unlabelled=(SourceConfig("films"), SourceConfig("still", 3, skip=4)),
 )
 
 
@@ -90,10 +91,12 @@ def test_what_a_teacher_refuses_of_labelled_scenes_is_unknown(root):
 
 
 def test_labelled_and_unlabelled_parts_of_one_dataset_have_no_sequence_in_common_and_are_listed(root, tmp_path):
-    recipe = make_recipe(DATA, root, DATASETS, teacher=CountingTeacher(), test={"films": {"films_3"}})
+    held_out = {"films": dataclasses.replace(DATASETS["films"], held_out=lambda root: ["films_3"])}
+    recipe = make_recipe(DATA, root, {**DATASETS, **held_out}, teacher=CountingTeacher())
     still, _, films, more = recipe.subsets
+    every = [sequence.name for sequence in DATASETS["films"].sequences(root)]
     assert len(still.names) == 4 and len(more.names) == 3 and not set(still.names) & set(more.names)
-    assert "films_3" not in films.names
+    assert "films_3" not in films.names and "films_3" in draw_subset(SourceConfig("films"), every, test=()).names
     recipe.write_lists(tmp_path / "lists")
     files = sorted((tmp_path / "lists").iterdir())
     assert [file.name for file in files] == ["00_still.json", "01_moving.json", "02_films.json", "03_still.json"]
@@ -104,6 +107,14 @@ def test_pseudo_labels_are_read_from_a_folder_of_their_own(root):
     data = DataConfig(labelled=(SourceConfig("films", 3, labels="megasam"),))
     recipe = make_recipe(data, root, DATASETS)
     assert all(name.startswith("megasam") for name in recipe.subsets[0].names)
+
+
+def test_flow_alone_cannot_be_learnt_where_something_moves_and_no_teacher_is_named(root):
+    data = DataConfig(labelled=(SourceConfig("still"), SourceConfig("moving")))
+    assert make_recipe(data, root, DATASETS).without_flow == ("moving",)
+    with pytest.raises(InputError, match=r"^moving: something moves there"):
+        make_recipe(data, root, DATASETS, trainable=("flow_head.",))
+    assert make_recipe(data, root, DATASETS, trainable=("flow_head.",), teacher=CountingTeacher()).without_flow == ()
 
 
 def test_all_that_is_missing_is_named_at_once(tmp_path):

@@ -92,7 +92,7 @@ def test_finished_run_is_left_alone_and_can_be_made_longer(tmp_path):
 def test_another_configuration_is_refused(tmp_path):
     train(dataclasses.replace(CONFIG, steps=2), tmp_path, quiet=True)
     changed = dataclasses.replace(CONFIG, seed=1, optim=OptimConfig(learning_rate=1.0))
-    with pytest.raises(TrainingError, match="other optim, seed"):
+    with pytest.raises(TrainingError, match=r"other optim\.warmup_steps, seed"):
         train(changed, tmp_path, quiet=True)
 
 

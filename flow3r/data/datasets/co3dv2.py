@@ -66,6 +66,14 @@ def sequences(root: Path, subset: str | None = None, part: str = "train") -> Seq
     return listed
 
 
+def held_out(root: Path) -> list[str]:
+    """The sequences of the test part of set list fewview_dev, by which CO3Dv2 is evaluated; none without that list."""
+    try:
+        return [sequence.name for sequence in sequences(root, "fewview_dev", "test")]
+    except InputError:
+        return []
+
+
 def _listing(root: Path, category: Category, name: str, numbers: set[int] | None) -> Listing:
     if name not in category.frames:
         return Listing([], Counter({"no annotation": sum(1 for _ in (category.folder / name / "images").iterdir())}))
@@ -120,6 +128,7 @@ CO3DV2 = Dataset(
     name="co3dv2",
     title="Common Objects in 3D, version 2",
     sequences=sequences,
+    held_out=held_out,
     labels="posed",
     layout=LAYOUT,
     licence="CC BY-NC 4.0 (the data); see https://ai.meta.com/datasets/co3d-downloads/",

@@ -1,7 +1,7 @@
 """What every dataset has in common: what is said of it, and sequences of posed images that are listed when needed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +40,7 @@ class Dataset:
     dense: bool = False  # depth is dense and exact enough to supervise normals
     rigid: bool = False  # nothing moves, so that depth and poses give flow
     scale: Literal["relative", "metric"] = "metric"
+    held_out: Callable[[Path], Collection[str]] = lambda root: ()  # names of the sequences that no run may learn from
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ KINETICS700 = Dataset(
     name="kinetics700",
     title="Kinetics-700-2020",
     sequences=sequences,
+    held_out=lambda root: [clip.name for clip in sequences(root) if not clip.name.startswith("train/")],
     labels="none",
     layout=LAYOUT,
     licence="annotations: CC BY 4.0; the videos are their uploaders', see YouTube's terms",

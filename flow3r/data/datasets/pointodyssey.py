@@ -78,6 +78,7 @@ POINTODYSSEY = Dataset(
     name="pointodyssey",
     title="PointOdyssey",
     sequences=sequences,
+    held_out=lambda root: [scene.name for scene in sequences(root) if not scene.name.startswith("train/")],
     labels="posed",
     layout=LAYOUT,
     licence="CC BY-NC-SA 4.0 (its README)",

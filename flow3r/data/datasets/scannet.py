@@ -30,6 +30,11 @@ def sequences(root: Path) -> Sequence[PosedImages]:
     return [PosedImages(path.name, partial(_listing, path)) for path in found]
 
 
+def held_out(root: Path) -> list[str]:
+    """The scans of the test split, whose scenes are numbered from 0707 on."""
+    return [scan.name for scan in sequences(root) if scan.name >= "scene0707"]
+
+
 def _listing(folder: Path) -> Listing:
     colour, depth = (_intrinsics(folder / "intrinsic" / f"intrinsic_{part}.txt") for part in ("color", "depth"))
     images, left_out = [], Counter()
@@ -93,6 +98,7 @@ SCANNET = Dataset(
     name="scannet",
     title="ScanNet",
     sequences=sequences,
+    held_out=held_out,
     labels="posed",
     layout=LAYOUT,
     licence="ScanNet Terms of Use (non-commercial research); see http://www.scan-net.org",

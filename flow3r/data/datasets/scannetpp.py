@@ -41,6 +41,12 @@ def sequences(root: Path, split: str | None = None) -> Sequence[PosedImages]:
     return [PosedImages(f"{path.parent.name}/{path.name}", partial(_listing, path)) for path in devices]
 
 
+def held_out(root: Path) -> list[str]:
+    """The devices of the scenes of splits/nvs_sem_val.txt and nvs_test.txt, as far as these files are there."""
+    splits = [split for split in ("nvs_sem_val", "nvs_test") if (root / "splits" / f"{split}.txt").is_file()]
+    return [device.name for split in splits for device in sequences(root, split)]
+
+
 def _listing(folder: Path) -> Listing:
     images, left_out = [], Counter()
     for posed in read_model(folder / "colmap"):
@@ -117,6 +123,7 @@ SCANNETPP = Dataset(
     name="scannetpp",
     title="ScanNet++",
     sequences=sequences,
+    held_out=held_out,
     labels="posed",
     layout=LAYOUT,
     licence="ScanNet++ Terms of Use (non-commercial research); see https://kaldir.vc.in.tum.de/scannetpp",
