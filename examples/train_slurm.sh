@@ -17,6 +17,9 @@ set -euo pipefail
 preset=${1:?preset, such as flow3r-warmup} out=${2:?output folder that all machines share}
 shift 2
 
+mkdir -p "$out"
+begun=$out/.job-$SLURM_JOB_ID
+touch "$begun"
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=${PORT:-29500}
 # The variables of a task are known only in the task.
@@ -24,4 +27,5 @@ export MASTER_ADDR MASTER_PORT=${PORT:-29500}
 srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS \
     exec python -m flow3r.cli train "$@"' train "$preset" -o "$out" "$@"
 
-[ -e "$out/model.safetensors" ] || scontrol requeue "$SLURM_JOB_ID"
+# Weights of before this job may be those of a shorter run.
+[ "$out/model.safetensors" -nt "$begun" ] || scontrol requeue "$SLURM_JOB_ID"

@@ -64,6 +64,11 @@ class RunLog:
         for sink in self.sinks:
             sink.close(failed=error is not None and not stopped)
 
+    def say(self, text: str) -> None:
+        """Print a line, unless the run is to be quiet."""
+        if not self.quiet:
+            self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def advance(self, step: int) -> None:
         """Move the bar to `step` finished steps."""
         self.progress.update(self.task, completed=step)

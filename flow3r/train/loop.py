@@ -92,6 +92,7 @@ def train(
                 if stopping or done % config.checkpoint_every == 0:
                     run.save(done)
                 if terminating:
+                    observer.stopped(done)
                     raise SystemExit(0)
         run.finish()
         best = (run.best, run.selection.step) if run.selection.step is not None else ()

@@ -28,12 +28,19 @@ class Observer:
     def __enter__(self) -> "Observer":
         if self.log is not None:
             self.open.enter_context(self.log)
+            if self.run.first_step:
+                self.log.say(f"going on after step {self.run.first_step} of {self.run.config.steps}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.open.__exit__(kind, error, trace)
+
+    def stopped(self, done: int) -> None:
+        """Say that a run that was told to end has saved what it has."""
+        if self.log is not None:
+            self.log.say(f"stopped after step {done}, saved in {self.run.checkpoints.folder}; the same command goes on")
 
     def waiting(self) -> AbstractContextManager[None]:
         """A context for what waits for data."""

@@ -10,7 +10,8 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent / "examples"
 STAND_INS = {
     "torchrun": 'printf "%s\\n" "$@"',
     "srun": 'SLURM_PROCID=3 SLURM_LOCALID=1 SLURM_NTASKS=4 exec "$@"',
-    "python": 'printf "%s\\n" "$RANK/$WORLD_SIZE on $LOCAL_RANK at $MASTER_ADDR:$MASTER_PORT" "$@"; exit "${CODE:-0}"',
+    "python": 'printf "%s\\n" "$RANK/$WORLD_SIZE on $LOCAL_RANK at $MASTER_ADDR:$MASTER_PORT" "$@"; '
+    'if [ -n "$WEIGHTS" ]; then sleep 0.05; touch "$WEIGHTS"; fi; exit "${CODE:-0}"',
     "scontrol": 'if [ "$1" = show ]; then printf "node4\\nnode5\\n"; else echo "$@"; fi',
 }
 
@@ -50,4 +51,6 @@ def test_a_job_is_queued_again_until_its_weights_are_there_and_not_where_it_fail
     failed = said("train_slurm.sh", tmp_path, "nano", str(out), CODE="1", **job)
     assert failed.returncode == 1 and "requeue" not in failed.stdout
     (out / "model.safetensors").touch()
-    assert "requeue" not in said("train_slurm.sh", tmp_path, "nano", str(out), **job).stdout
+    assert "requeue" in said("train_slurm.sh", tmp_path, "nano", str(out), **job).stdout  # of a shorter run before
+    finished = said("train_slurm.sh", tmp_path, "nano", str(out), WEIGHTS=str(out / "model.safetensors"), **job)
+    assert finished.returncode == 0 and "requeue" not in finished.stdout
