@@ -1,6 +1,7 @@
 """Every knob, as frozen dataclasses on the standard library alone. Each default carries its source in a comment.
 
-A run is a `TrainConfig`; named ones stand in presets.py. "ours" marks what the paper leaves silent and we chose.
+A run is a `TrainConfig`; named ones stand in presets.py. "ours" marks what the paper leaves silent and we chose, by
+judgement or in nano-scale runs: its transfer to full scale is unproven.
 """
 
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ class LossConfig:
     translation: float = 10.0  # π³: 0.1 · 100
     rotation: float = 0.1  # π³
     confidence: float = 0.05  # π³, there in a stage of its own; ours: jointly
-    flow: float = 1.0  # ours: a first choice of nano-scale runs, not swept; transfer to full scale unproven
+    flow: float = 1.0  # ours: a first choice of nano-scale runs, not swept
     huber_delta: float = 0.1  # π³, translation
     confidence_sharpness: float = 50.0  # π³-X: target exp(-50 error)
     edge_threshold: float = 0.03  # π³: relative depth step over 3 x 3 above which normals are not compared
@@ -235,14 +236,14 @@ class DataConfig:
     stride_seconds: tuple[float, float] = (0.04, 2.0)  # ours: between views of a clip, log-uniform
     crop_clips: float | None = None  # ours: least share of a side that random crops of clips keep; None: none are made
     worlds: WorldsConfig = WorldsConfig()
-    curriculum_steps: int = 0  # steps over which worlds go from distinctive and calm to the full distribution
-    small_steps: int = 0  # first steps, on more and smaller images: from scratch, matching is learnt there first
-    small_images: int = 64
-    small_tokens: tuple[int, int] = (25, 42)
+    curriculum_steps: int = 0  # ours: steps over which worlds go from distinctive and calm to the full distribution
+    small_steps: int = 0  # ours: first steps, on more and smaller images: from scratch, matching is learnt there first
+    small_images: int = 64  # ours: in a batch of those steps
+    small_tokens: tuple[int, int] = (25, 42)  # ours: patches of one of them
     augment: bool = True  # π³: always
     augmentation: AugmentConfig = AugmentConfig()
     bad_sample_budget: float = 0.01  # ours: share of scenes that cannot be read, beyond which a run stops
-    workers: int = 1
+    workers: int = 1  # ours: processes that read ahead; worlds for nano take less than one core
 
 
 @dataclass(frozen=True)
@@ -266,11 +267,11 @@ class TrainConfig:
     recompute: Literal["nothing", "selective", "everything"] = "nothing"  # in the backward pass: nn/memory.py
     compile: bool = False  # transformer blocks by torch.compile; the first steps then take minutes
     ema: float = 0.0  # decay per step of averaged weights, which are then measured and written; 0: none
-    validate_every: int = 500  # steps, where there is something to measure
+    validate_every: int = 500  # ours: steps, where there is something to measure
     best_by: str | None = None  # measure of the validation by which best.safetensors is chosen
     best_is: Literal["lowest", "highest"] = "lowest"
     patience: int = 0  # validations without a new best after which the run ends; 0: it never does
-    checkpoint_every: int = 500  # steps
-    keep_checkpoints: int = 2  # the last so many
-    log_every: int = 10
-    image_every: int = 500
+    checkpoint_every: int = 500  # ours: steps
+    keep_checkpoints: int = 2  # ours: the last so many; one may be damaged
+    log_every: int = 10  # π³: steps
+    image_every: int = 500  # ours: steps
