@@ -41,7 +41,7 @@ quickstart: $(FOR_QUICKSTART)
 	$(RUN) -m flow3r.cli quickstart $(if $(VIDEO),--video "$$VIDEO")
 
 test: $(FOR_TEST)
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(FOR_TEST)
 	$(RUN) -m ruff check .

@@ -22,7 +22,6 @@ from flow3r.train.loop import train
 PACE = {"steps/s", "images/s", "data_wait", "memory_gb"}  # what no two runs have in common
 HERE = Path(__file__).resolve().parent
 LIMIT = 240  # seconds after which ranks that still run are hanging
-pytestmark = pytest.mark.xdist_group("processes")  # one worker, which starts the ranks once
 
 
 def free_port() -> str:

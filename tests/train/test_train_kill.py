@@ -24,7 +24,6 @@ RUN = (
     "config = dataclasses.replace(CONFIG, steps=int(sys.argv[2]), checkpoint_every=int(sys.argv[3]))\n"
     "train(config, sys.argv[1], clips=ShiftedClips(), device='cpu', quiet=True)\n"
 )
-pytestmark = pytest.mark.xdist_group("processes")
 
 
 def start(folder: Path, steps: int, every: int, **variables: str) -> subprocess.Popen:
