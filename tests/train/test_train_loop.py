@@ -73,6 +73,8 @@ def test_loss_falls_on_a_flow_that_can_be_learnt(tmp_path):
         CONFIG,
         steps=200,
         checkpoint_every=1000,
+        image_every=1000,
+        log_every=100,
         optim=OptimConfig(learning_rate=2e-2, warmup_steps=20),
         data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0),
     )

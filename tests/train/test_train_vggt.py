@@ -61,6 +61,7 @@ def test_one_world_drives_every_term_down(tmp_path, alignment: str):
         "factored",
         steps=60,
         log_every=1,
+        image_every=1000,
         checkpoint_every=1000,
         optim=OptimConfig(learning_rate=5e-3, warmup_steps=10),
         loss=LossConfig(vggt=VggtLossConfig(alignment=alignment, point_confidence=0.1)),
