@@ -13,8 +13,8 @@ from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore
 from flow3r.data.video import content_sha256, list_sources, open_source
 from flow3r.errors import InputError, LabelStoreError
-from flow3r.eval.benchmarks import LEAST_PAIRS
 from flow3r.eval.report import COLUMNS, Report, as_json, compare, to_text
+from flow3r.eval.scenes import LEAST_PAIRS
 from flow3r.eval.validation import CLIP, FEW_PAIRS, Benchmark, HeldOutPairs, Validation, held_out_worlds
 from flow3r.files import write_json, write_text
 from flow3r.model.checkpoints import Model, find_weights, load_model

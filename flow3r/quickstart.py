@@ -15,9 +15,9 @@ from flow3r.data.frame import Excerpt
 from flow3r.data.video import open_source
 from flow3r.draw import labels_picture, save_png
 from flow3r.errors import InputError
-from flow3r.eval.benchmarks import motorcycle
 from flow3r.eval.motorcycle import motorcycle_frames
 from flow3r.eval.report import Report, table, write_report
+from flow3r.eval.scenes import motorcycle
 from flow3r.export import write_reconstruction
 from flow3r.reconstruction import reconstruct
 from flow3r.types import Flow, Views

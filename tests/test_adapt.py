@@ -18,7 +18,7 @@ from flow3r.data.labels import LabelStore
 from flow3r.data.worlds import mean_relative_poses, render_worlds
 from flow3r.draw import save_png
 from flow3r.errors import InputError, LabelStoreError
-from flow3r.eval import benchmarks
+from flow3r.eval import scenes
 from flow3r.eval.report import Report, Row, Score
 from flow3r.model.checkpoints import save_model
 from flow3r.model.flow3r import Flow3r
@@ -45,11 +45,11 @@ def footage(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _small_measures(monkeypatch):
     """Few worlds, for the mean training pose too: a thousand take seconds."""
-    monkeypatch.setattr(benchmarks, "mean_relative_poses", partial(mean_relative_poses, scenes=8))
+    monkeypatch.setattr(scenes, "mean_relative_poses", partial(mean_relative_poses, scenes=8))
     monkeypatch.setattr(adapting, "adapt", partial(adapt, worlds=1))
-    benchmarks.mean_training_poses.cache_clear()
+    scenes.mean_training_poses.cache_clear()
     yield
-    benchmarks.mean_training_poses.cache_clear()
+    scenes.mean_training_poses.cache_clear()
 
 
 def test_a_folder_of_videos_is_learnt_from_and_the_weights_best_on_held_out_pairs_are_kept(

@@ -124,7 +124,7 @@ def test_the_architecture_test_sees_every_way_to_import(tmp_path):
     source = """
 import flow3r.train.loop
 from flow3r import cli
-from flow3r.eval import run
+from flow3r.eval import measures
 from .heads import a
 from ..losses import terms
 from flow3r import load_model

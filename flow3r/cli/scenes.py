@@ -155,8 +155,8 @@ def evaluate(
         views: Views of a world.
         frames: Frames of a folder, evenly spread.
     """
-    from flow3r.eval.benchmarks import evaluate_folder, evaluate_motorcycle, evaluate_worlds
     from flow3r.eval.report import table, write_report
+    from flow3r.eval.scenes import evaluate_folder, evaluate_motorcycle, evaluate_worlds
     from flow3r.model.checkpoints import load_model
 
     if (benchmark == "folder") != (path is not None):

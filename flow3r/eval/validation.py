@@ -10,8 +10,8 @@ from torch import nn
 
 from flow3r.data.clips import LabelClips
 from flow3r.errors import InputError
-from flow3r.eval.benchmarks import Scenes, evaluate_labels, folder, worlds
 from flow3r.eval.report import COLUMNS, Report
+from flow3r.eval.scenes import Scenes, evaluate_labels, folder, worlds
 
 WORLDS, CLIP = "worlds", "clip"  # names of benchmarks; a folder is called as it is
 FEW_WORLDS = 8  # ours: a validation takes seconds

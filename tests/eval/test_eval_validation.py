@@ -4,7 +4,7 @@ import pytest
 from exact_scenes import KnowingModel
 
 from flow3r.errors import InputError
-from flow3r.eval.benchmarks import worlds
+from flow3r.eval.scenes import worlds
 from flow3r.eval.validation import HeldOutPairs, Validation, held_out_worlds, validation
 
 SMALL = {"scenes": 2, "views": 3, "size": (42, 56), "pairs": 2, "seed": 5}

@@ -17,10 +17,10 @@ from flow3r.data.sampling import spread_indices
 from flow3r.data.worlds import mean_relative_poses, render_worlds
 from flow3r.errors import InputError
 from flow3r.eval.frames import views_from_frames, with_exact_flow
+from flow3r.eval.measures import evaluate_rows, flow_values, scene_name
 from flow3r.eval.motorcycle import motorcycle_frames
 from flow3r.eval.predictors import Predictor, fixed_poses, identity, model_predictor, truth
 from flow3r.eval.report import Report, Row, Score
-from flow3r.eval.run import evaluate_rows, flow_values, scene_name
 from flow3r.geometry.rigid import predicted_intrinsics
 from flow3r.metrics.epipolar import epipolar_errors, median_errors, rigid_pixels, sampson_distance
 from flow3r.metrics.flow import flow_errors, homography_flow

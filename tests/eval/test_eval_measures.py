@@ -6,9 +6,9 @@ import pytest
 import torch
 from exact_scenes import KnowingModel, room_views
 
+from flow3r.eval.measures import evaluate_rows, score_scene
 from flow3r.eval.predictors import fixed_poses, identity, model_predictor, truth, with_projected_flow
 from flow3r.eval.report import COLUMNS
-from flow3r.eval.run import evaluate_rows, score_scene
 from flow3r.geometry.rigid import predicted_intrinsics
 from flow3r.geometry.se3 import transform_maps
 

@@ -13,16 +13,16 @@ from synthetic_room import intrinsics_of, pose, render
 from flow3r.data.mixture import TRAINING_SEEDS
 from flow3r.data.worlds import mean_relative_poses
 from flow3r.errors import InputError
-from flow3r.eval import benchmarks
-from flow3r.eval.benchmarks import (
+from flow3r.eval import scenes
+from flow3r.eval.motorcycle import motorcycle_files
+from flow3r.eval.predictors import identity
+from flow3r.eval.scenes import (
     evaluate_folder,
     evaluate_labels,
     evaluate_motorcycle,
     evaluate_worlds,
     held_out_worlds,
 )
-from flow3r.eval.motorcycle import motorcycle_files
-from flow3r.eval.predictors import identity
 from flow3r.types import Flow, Prediction, Views
 
 SMALL = {"scenes": 3, "views": 3, "size": (42, 56), "pairs": 2, "seed": 5}
@@ -42,10 +42,10 @@ class StillModel(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def _few_training_worlds(monkeypatch):
     """The mean training pose from few worlds: a thousand take seconds."""
-    monkeypatch.setattr(benchmarks, "mean_relative_poses", partial(mean_relative_poses, scenes=8))
-    benchmarks.mean_training_poses.cache_clear()
+    monkeypatch.setattr(scenes, "mean_relative_poses", partial(mean_relative_poses, scenes=8))
+    scenes.mean_training_poses.cache_clear()
     yield
-    benchmarks.mean_training_poses.cache_clear()
+    scenes.mean_training_poses.cache_clear()
 
 
 def test_on_held_out_worlds_the_truth_is_perfect_and_stillness_is_the_identity_row() -> None:
