@@ -1,5 +1,6 @@
 """What every dataset has in common: what is said of it, and sequences of posed images that are listed when needed."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as List
@@ -16,6 +17,7 @@ from flow3r.data.images import read_image
 from flow3r.data.transforms import undistort
 from flow3r.errors import InputError
 
+TEST_SHARE = 0.02  # ours: of the scenes of a dataset that publishes no test split
 DepthMap = Float[np.ndarray, "H W"]
 Image = UInt8[np.ndarray, "H W 3"]
 
@@ -123,3 +125,19 @@ def folders(root: Path, pattern: str, dataset: str, layout: str) -> list[Path]:
         there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise InputError(f"{root}: no {pattern} as in {dataset} ({layout}); it holds {there}")
     return found
+
+
+def scenes_for_tests(dataset: str, scenes: Iterable[str], share: float = TEST_SHARE) -> set[str]:
+    """The scenes to hold out of a dataset that publishes no test split: about `share` of them, and at least one.
+
+    A scene is held out if SHA-256("flow3r-test-v1|<dataset>|<scene>"), read as a number in [0, 1), lies below `share`,
+    so that scenes that are added or missing change nothing for the others. Only where none does, in small parts of a
+    dataset, it is the scene of the lowest number; it may be another one when scenes are added.
+    """
+    numbers = {scene: _number(f"flow3r-test-v1|{dataset}|{scene}") for scene in scenes}
+    chosen = {scene for scene, number in numbers.items() if number < share}
+    return chosen or {min(numbers, key=lambda scene: (numbers[scene], scene))} if numbers else set()
+
+
+def _number(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48

@@ -7,8 +7,13 @@ clouds put pixel centres at half-integers. Depth is the buffer of a projection w
 0.004; the sky and what is too close are unknown. A scene has a scale of its own: the factor to metres, in the metadata
 of its later release, is not applied. Its optical flow is an annotation, not the renderer's, and is not read; nor are
 the coarser cameras of `droidclib`. Frames without depth are left out.
+
+Held out are the test splits of its benchmark, which the release's metadata/omniworld_game_metadata.csv names (column
+"Test Split Index" of the scene "UID"), as far as that file is there. Other splits of these recordings show the same
+places; so that there are unseen places too, all splits of the scenes that `scenes_for_tests` chooses are held out.
 """
 
+import csv
 from collections import Counter
 from collections.abc import Sequence as List
 from functools import partial
@@ -18,12 +23,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from flow3r.data.datasets.dataset import Dataset, Listing, PosedImage, PosedImages, folders
+from flow3r.data.datasets.dataset import Dataset, Listing, PosedImage, PosedImages, folders, scenes_for_tests
 from flow3r.data.datasets.encodings import pinhole, read_json, read_values
 from flow3r.data.frame import Sequence
 from flow3r.errors import InputError
 from flow3r.geometry.se3 import rotation_from_quaternion
 
+METADATA = "metadata/omniworld_game_metadata.csv"
 LAYOUT = "<scene>/{color/000000.png, depth/000000.png, camera/split_0.json, split_info.json, fps.txt}, unpacked"
 NEAR, FAR, SCALE = 1.0, 1000.0, 0.004
 CLOSEST, SKY = 0.0015, 65500 / 65535  # of the buffer in [0, 1]; beyond them depth is unknown
@@ -78,10 +84,36 @@ def sequences(root: Path) -> List[Sequence]:
     return found
 
 
+def held_out(root: Path) -> list[str]:
+    """The splits that no run may learn from, as the module says."""
+    names = [sequence.name for sequence in sequences(root)]
+    scenes = scenes_for_tests("omniworld", {_scene(name) for name in names})
+    published = _published_tests(root / METADATA)
+    return [name for name in names if _scene(name) in scenes or name in published]
+
+
+def _scene(name: str) -> str:
+    return name.split("/")[0]
+
+
+def _published_tests(file: Path) -> set[str]:
+    """The names of the benchmark's splits; none without the file."""
+    if not file.is_file():
+        return set()
+    with open(file, encoding="utf-8", newline="") as rows:
+        listed = list(csv.DictReader(rows))
+    if listed and not {"UID", "Test Split Index"} <= set(listed[0]):
+        raise InputError(
+            f"{file}: has the columns {', '.join(listed[0])}; expected UID and Test Split Index among them"
+        )
+    return {f"{row['UID']}/split_{int(k)}" for row in listed for k in row["Test Split Index"].split(",") if k.strip()}
+
+
 OMNIWORLD = Dataset(
     name="omniworld",
     title="OmniWorld-Game",
     sequences=sequences,
+    held_out=held_out,
     labels="posed",
     layout=LAYOUT,
     licence="CC BY-NC-SA 4.0 (its README); the games' own content is its publishers'",

@@ -51,6 +51,27 @@ def test_frames_that_cannot_be_used_are_counted(tmp_path):
     assert split.left_out == {"image or depth file missing": 1, "camera not finite": 2, "marked invalid": 1}
 
 
+def test_tests_are_published_splits_and_whole_scenes(tmp_path):
+    """The rows are of the released table, but for their sizes."""
+    truth = rendered_scene(2, intrinsics=PINHOLE)
+    for uid in ("b04f88d1f85a", "68a6f0c8e359", "057f4daa3089"):
+        write_omniworld(tmp_path, truth, uid, splits=((0,), (1,)))
+    every = [sequence.name for sequence in OMNIWORLD.sequences(tmp_path)]
+    by_hash = set(OMNIWORLD.held_out(tmp_path))
+    (scene,) = {name.split("/")[0] for name in by_hash}
+    assert by_hash == {f"{scene}/split_0", f"{scene}/split_1"}  # a scene is on one side alone
+    other = next(name.split("/")[0] for name in every if not name.startswith(scene))
+    (tmp_path / "metadata").mkdir()
+    table = tmp_path / "metadata" / "omniworld_game_metadata.csv"
+    table.write_text(
+        f'UID,Split Num,Test Split Index,FPS\n{other},2,"1",24.0\n6cf238440181,45,"10,13",24.0\nx,7,,24.0\n'
+    )
+    assert set(OMNIWORLD.held_out(tmp_path)) == by_hash | {f"{other}/split_1"}
+    table.write_text("UID,Split Num\nx,1\n")
+    with pytest.raises(InputError, match="Test Split Index"):
+        OMNIWORLD.held_out(tmp_path)
+
+
 def test_bad_files_and_roots_are_named(tmp_path):
     (tmp_path / "videos").mkdir()
     with pytest.raises(InputError, match=r"OmniWorld-Game.*unpacked.*it holds videos"):

@@ -8,6 +8,7 @@ import pytest
 from made_media import number_of, numbered_frame, write_video
 from PIL import Image
 
+from flow3r.data.datasets.dataset import scenes_for_tests
 from flow3r.data.datasets.epic_kitchens import EPIC_KITCHENS
 from flow3r.data.datasets.kinetics700 import KINETICS700
 from flow3r.data.datasets.spatialvid import SPATIALVID
@@ -88,6 +89,15 @@ def test_spatialvid(tmp_path):
     (tmp_path / "annotations" / "group_0001" / uuid).mkdir(parents=True)
     (clip,) = SPATIALVID.sequences(tmp_path)
     assert clip.name == f"group_0001/{uuid}" and len(clip) == 6
+    assert SPATIALVID.held_out(tmp_path) == [clip.name]  # at least one
+
+
+def test_clips_that_are_added_leave_the_held_out_ones_where_they_are():
+    first, all_of_them = ([f"scene{k}" for k in range(count)] for count in (2000, 4000))
+    some, more = scenes_for_tests("a", first), scenes_for_tests("a", all_of_them)
+    assert some == more & set(first) and 20 < len(some) < 60 < len(more) < 100
+    assert scenes_for_tests("b", first) != some and scenes_for_tests("a", reversed(first)) == some
+    assert len(scenes_for_tests("a", first[:3])) == 1 and scenes_for_tests("a", []) == set()
 
 
 def epic_frames(folder: Path, first: int, count: int) -> list[Path]:
