@@ -1,0 +1,159 @@
+"""The file between prediction and score: what one method says of one sample, as an .npz that any program can write.
+
+docs/evaluation.md states the contract for other methods' authors; `read_sample` is its validator.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from flow3r.errors import InputError
+from flow3r.files import atomic_path
+from flow3r.geometry.camera import unproject
+from flow3r.geometry.se3 import invert, transform_maps
+from flow3r.types import Flow, Prediction
+
+FORMAT = "flow3r-sample-1"
+POINTS = ("local_points", "world_points", "depth")  # of which a file has one
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A method's answer for N frames of a sequence, on its own grid of H x W pixels.
+
+    World frame and scale are arbitrary, shared by the sample's views. NaN marks a point or a camera that the method
+    does not give: it is scored as a miss. `grid_from_image` maps homogeneous pixels of each upright original image to
+    pixels of the grid (both with half-integer centres): a crop and a resize. `local_points` lie in each camera's frame,
+    `world_points` in the world; at least one of the two is there. `flow` is of ordered pairs of the N views.
+    """
+
+    frames: Int[np.ndarray, "N"]  # indices in the sequence, in the order of the manifest
+    world_from_camera: Float[np.ndarray, "N 4 4"]
+    grid_from_image: Float[np.ndarray, "N 3 3"]
+    local_points: Float[np.ndarray, "N H W 3"] | None = None
+    world_points: Float[np.ndarray, "N H W 3"] | None = None
+    intrinsics: Float[np.ndarray, "N 3 3"] | None = None
+    pairs: Int[np.ndarray, "P 2"] | None = None
+    flow: Float[np.ndarray, "P H W 2"] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)  # method, weights, seconds, device, ...: JSON values
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the grid."""
+        points = self.local_points if self.local_points is not None else self.world_points
+        return points.shape[1:3]
+
+    def prediction(self) -> Prediction:
+        """As a batch of one scene."""
+        poses = torch.from_numpy(self.world_from_camera)[None]
+        local, world = (
+            None if points is None else torch.from_numpy(np.asarray(points, dtype=np.float32))[None]
+            for points in (self.local_points, self.world_points)
+        )
+        flow = None
+        if self.flow is not None:
+            pairs = torch.from_numpy(self.pairs.astype(np.int64))[None]
+            flow = Flow(pairs, torch.from_numpy(np.asarray(self.flow, dtype=np.float32))[None], None)
+        return Prediction(
+            local_points=transform_maps(invert(poses).float(), world) if local is None else local,
+            world_points=transform_maps(poses.float(), local) if world is None else world,
+            world_from_camera=poses,
+            intrinsics=None if self.intrinsics is None else torch.from_numpy(self.intrinsics).float()[None],
+            flow=flow,
+        )
+
+
+def write_sample(path: str | Path, sample: Sample) -> None:
+    """Write the file, atomically: points as float32, cameras as float64, flow as float16."""
+    arrays = {
+        "format": np.array(FORMAT),
+        "frames": sample.frames.astype(np.int64),
+        "world_from_camera": sample.world_from_camera.astype(np.float64),
+        "grid_from_image": sample.grid_from_image.astype(np.float64),
+        "facts": np.array(json.dumps(dict(sample.facts), sort_keys=True)),
+    }
+    kinds = {"local_points": np.float32, "world_points": np.float32, "intrinsics": np.float64, "pairs": np.int64}
+    for name, kind in (kinds | {"flow": np.float16}).items():
+        if getattr(sample, name) is not None:
+            arrays[name] = np.asarray(getattr(sample, name)).astype(kind)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def read_sample(path: str | Path) -> Sample:
+    """Read and check a file. Points may be given as `depth` with `intrinsics` instead.
+
+    Raises InputError, naming the file and all that is wrong in it, if it does not keep the contract.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, BadZipFile, EOFError) as error:
+        raise InputError(f"{path}: not a readable .npz of arrays: {error}") from error
+    wrong = list(_faults(found))
+    if wrong:
+        raise InputError(f"{path}: does not keep the contract of docs/evaluation.md: " + "; ".join(wrong))
+    local = found.get("local_points")
+    if local is None and "depth" in found:
+        depth, intrinsics = (torch.from_numpy(found[name].astype(np.float64)) for name in ("depth", "intrinsics"))
+        local = unproject(torch.where(depth > 0, depth, torch.nan), intrinsics).numpy()
+    known = {name: found.get(name) for name in ("world_points", "intrinsics", "pairs", "flow")}
+    return Sample(
+        frames=found["frames"].astype(np.int64),
+        world_from_camera=found["world_from_camera"].astype(np.float64),
+        grid_from_image=found["grid_from_image"].astype(np.float64),
+        local_points=local,
+        facts=json.loads(str(found["facts"])) if "facts" in found else {},
+        **known,
+    )
+
+
+def _faults(found: Mapping[str, np.ndarray]):
+    """What is wrong with the arrays of a file, in words."""
+    if str(found.get("format", "absent")) != FORMAT:
+        yield f"'format' is {found.get('format', 'absent')!s}, expected {FORMAT}"
+    missing = [name for name in ("frames", "world_from_camera", "grid_from_image") if name not in found]
+    if missing or not any(name in found for name in POINTS):
+        yield "missing: " + ", ".join(missing or [f"one of {', '.join(POINTS)}"])
+        return
+    count = found["frames"].shape[0] if found["frames"].ndim == 1 else -1
+    points = next(found[name] for name in POINTS if name in found)
+    grid = points.shape[1:3]
+    expected = {
+        "frames": (count,),
+        "world_from_camera": (count, 4, 4),
+        "grid_from_image": (count, 3, 3),
+        "local_points": (count, *grid, 3),
+        "world_points": (count, *grid, 3),
+        "depth": (count, *grid),
+        "intrinsics": (count, 3, 3),
+    }
+    if "flow" in found or "pairs" in found:
+        pairs = found["pairs"].shape[0] if "pairs" in found and found["pairs"].ndim == 2 else -1
+        expected |= {"pairs": (pairs, 2), "flow": (pairs, *grid, 2)}
+    for name, shape in expected.items():
+        if name in ("pairs", "flow") and name not in found:
+            yield f"'{name}' is missing: flow needs both 'flow' and 'pairs'"
+        elif name in found and (found[name].shape != shape or -1 in shape):
+            yield f"'{name}' is {found[name].shape}, expected {shape}"
+        elif name in found and found[name].dtype.kind not in ("iu" if name in ("frames", "pairs") else "f"):
+            yield f"'{name}' holds {found[name].dtype}, expected " + (
+                "integers" if name in ("frames", "pairs") else "floats"
+            )
+    if "depth" in found and "intrinsics" not in found:
+        yield "'depth' needs 'intrinsics'"
+    if not np.isfinite(found["grid_from_image"]).all():
+        yield "'grid_from_image' is not finite"
+    if "facts" in found:
+        try:
+            json.loads(str(found["facts"]))
+        except ValueError:
+            yield "'facts' is not JSON"

@@ -1,0 +1,97 @@
+"""The file between prediction and score keeps what was written, and refuses what breaks its contract."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic_room import intrinsics_of, walk
+
+from flow3r.errors import InputError
+from flow3r.eval.samples import FORMAT, Sample, read_sample, write_sample
+
+H, W, N = 6, 8, 3
+
+
+def a_sample(seed: int = 0) -> Sample:
+    random = np.random.default_rng(seed)
+    return Sample(
+        frames=np.array([4, 6, 8]),
+        world_from_camera=walk(N),
+        grid_from_image=np.broadcast_to(np.diag([0.5, 0.5, 1.0]), (N, 3, 3)).copy(),
+        local_points=random.uniform(1, 5, (N, H, W, 3)).astype(np.float32),
+        intrinsics=np.tile(intrinsics_of(9.0, (H, W)), (N, 1, 1)),
+        pairs=np.array([[0, 1], [2, 0]]),
+        flow=random.normal(0, 4, (2, H, W, 2)).astype(np.float16),
+        facts={"method": "exact", "seconds": 0.5},
+    )
+
+
+def arrays_of(path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def test_what_is_written_is_read(tmp_path):
+    sample = a_sample()
+    write_sample(tmp_path / "deep" / "0.npz", sample)
+    read = read_sample(tmp_path / "deep" / "0.npz")
+    for name in ("frames", "world_from_camera", "grid_from_image", "local_points", "intrinsics", "pairs", "flow"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(sample, name))
+    assert read.facts == sample.facts
+    assert read.world_points is None
+
+
+def test_world_points_and_local_points_say_the_same(tmp_path):
+    from_local = a_sample().prediction()
+    from_world = replace(a_sample(), local_points=None, world_points=from_local.world_points[0].numpy()).prediction()
+    np.testing.assert_allclose(from_world.local_points, from_local.local_points, atol=1e-5)
+
+
+def test_depth_with_intrinsics_stands_for_points_and_zero_for_none(tmp_path):
+    write_sample(tmp_path / "a.npz", a_sample())
+    arrays = arrays_of(tmp_path / "a.npz")
+    del arrays["local_points"]
+    arrays["depth"] = np.full((N, H, W), 2.0, np.float32)
+    arrays["depth"][0, 0, 0] = 0
+    np.savez(tmp_path / "b.npz", **arrays)
+    read = read_sample(tmp_path / "b.npz")
+    assert np.isnan(read.local_points[0, 0, 0]).all()
+    np.testing.assert_allclose(read.local_points[1, ..., 2], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": np.array("other")}, FORMAT),
+        ({"frames": None}, "missing: frames"),
+        ({"local_points": None}, "one of local_points"),
+        ({"world_from_camera": np.zeros((N, 3, 4))}, r"\(3, 3, 4\), expected \(3, 4, 4\)"),
+        ({"world_from_camera": np.zeros((N - 1, 4, 4))}, r"expected \(3, 4, 4\)"),
+        ({"pairs": None}, "'pairs' is missing"),
+        ({"flow": np.zeros((1, H, W, 2), np.float32)}, "'flow' is"),
+        ({"frames": np.zeros(N)}, "expected integers"),
+        ({"grid_from_image": np.full((N, 3, 3), np.nan)}, "not finite"),
+        ({"facts": np.array("{")}, "not JSON"),
+    ],
+)
+def test_a_broken_contract_is_named(tmp_path, change, said):
+    write_sample(tmp_path / "a.npz", a_sample())
+    arrays = {name: array for name, array in (arrays_of(tmp_path / "a.npz") | change).items() if array is not None}
+    np.savez(tmp_path / "b.npz", **arrays)
+    with pytest.raises(InputError, match=said):
+        read_sample(tmp_path / "b.npz")
+
+
+def test_no_pickle_and_no_torn_file_is_read(tmp_path):
+    np.savez(tmp_path / "pickle.npz", format=np.array({"a": 1}, dtype=object))
+    write_sample(tmp_path / "whole.npz", a_sample())
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-200])
+    for name in ("pickle", "torn", "absent"):
+        with pytest.raises(InputError, match=name):
+            read_sample(tmp_path / f"{name}.npz")
+
+
+def test_facts_are_plain_json(tmp_path):
+    write_sample(tmp_path / "a.npz", a_sample())
+    assert json.loads(str(arrays_of(tmp_path / "a.npz")["facts"])) == {"method": "exact", "seconds": 0.5}
