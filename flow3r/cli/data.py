@@ -119,7 +119,8 @@ def pack(
     root = _root(path)
     found = dataset_of(root, dataset)
     every = found.sequences(root)
-    summary = run(found, every[: sequences or len(every)], out if "://" in out else Path(out), shard_mb * 2**20)
+    chosen, target = every[: sequences or len(every)], out if "://" in out else Path(out)
+    summary = run(found, chosen, target, shard_mb * 2**20, found.held_out(root))
     PRINT.print(escape("\n".join(summary.lines())), soft_wrap=True)
     if summary.unreadable:
         raise InputError(f"{len(summary.unreadable)} of {len(every)} sequences could not be packed, see above")

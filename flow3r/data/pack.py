@@ -4,7 +4,7 @@ import io
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from collections.abc import Sequence as List
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,11 +42,19 @@ class Packed:
         return lines + [f"not packed: {name}: {reason}" for name, reason in self.unreadable.items()]
 
 
-def pack(dataset: Dataset, sequences: List[Sequence], out: Path | str, shard_bytes: int = SHARD_BYTES) -> Packed:
+def pack(
+    dataset: Dataset,
+    sequences: List[Sequence],
+    out: Path | str,
+    shard_bytes: int = SHARD_BYTES,
+    held_out: Collection[str] = (),
+) -> Packed:
     """Write sequences to `out`, a new folder or a URL, to be read by the dataset `packed`: exactly the same frames.
 
-    Images as PNG, depth as compressed float32, cameras as JSON; videos as the files that they are. A sequence that
-    cannot be read is left out, and said to be; a folder is whole or absent. Raises InputError if `out` exists.
+    What is said of the dataset goes with them, and which of the names `held_out` no run may learn from, so that a copy
+    in the place of the original trains as that does. Images as PNG, depth as compressed float32, cameras as JSON;
+    videos as the files that they are. A sequence that cannot be read is left out, and said to be; a folder is whole or
+    absent. Raises InputError if `out` exists.
     """
     try:
         from webdataset import ShardWriter
@@ -73,7 +81,8 @@ def pack(dataset: Dataset, sequences: List[Sequence], out: Path | str, shard_byt
             raise InputError(f"nothing to pack: {'; '.join(result.unreadable.values()) or 'no sequences'}")
         found = [_placed(entry, places) for entry in entries]
         facts = {fact: getattr(dataset, fact) for fact in ("name", *FACTS)}
-        index = {"packed": VERSION, "dataset": facts, "shards": shards, "sequences": found}
+        tests = sorted({entry["name"] for entry in entries} & set(held_out))
+        index = {"packed": VERSION, "dataset": facts, "held_out": tests, "shards": shards, "sequences": found}
         write_text(folder / INDEX, json.dumps(index, separators=(",", ":"), allow_nan=False))
         put(folder / INDEX)
     result.sequences, result.shards = len(entries), len(shards)

@@ -8,6 +8,7 @@ from pathlib import Path
 from flow3r.config import DataConfig, SourceConfig
 from flow3r.data.clips import LabelClips
 from flow3r.data.datasets.dataset import Dataset
+from flow3r.data.datasets.packed import described, is_packed, packed_dataset
 from flow3r.data.frame import Sequence
 from flow3r.data.indexed import stored_clips
 from flow3r.data.labels import LabelStore
@@ -47,7 +48,7 @@ def make_recipe(
     trainable: Collection[str] = ("",),
     seed: int = 0,
 ) -> Recipe:
-    """The sources that `data` names, each dataset in a folder of its name below `root`.
+    """The sources that `data` names, each dataset in a folder of its name below `root`, as released or packed.
 
     Flow of unlabelled sequences is that of the label stores `labels`/<dataset>, of the `teacher`, or of both: of the
     store where it has a sequence. The teacher also gives the flow of labelled scenes in which something moves. What a
@@ -55,19 +56,18 @@ def make_recipe(
 
     Raises InputError naming every dataset that is not there or has not what the run needs, before any is read.
     """
-    wanted = (*data.labelled, *data.unlabelled)
-    _check(wanted, data, root, datasets, labels, teacher, all(name.startswith("flow_head") for name in trainable))
+    readers = {source: _reader(source, root, datasets) for source in (*data.labelled, *data.unlabelled)}
+    _check(readers, data, root, datasets, labels, teacher, all(name.startswith("flow_head") for name in trainable))
     chosen: list[Subset] = []
 
     def sequences_of(source: SourceConfig) -> List[Sequence]:
-        pseudo = source.labels == PSEUDO
-        reader = datasets[PSEUDO if pseudo else source.dataset]
+        reader = readers[source]
         found = {sequence.name: sequence for sequence in reader.sequences(_folder(root, source))}
         chosen.append(draw_subset(source, found, test=reader.held_out(_folder(root, source)), seed=seed))
         return [found[name] for name in chosen[-1].names]
 
     def labelled(source: SourceConfig) -> Source:
-        own = datasets[PSEUDO if source.labels == PSEUDO else source.dataset]
+        own = readers[source]
         kind = {"dense": own.dense, "rigid": own.rigid, "teacher": None if own.rigid else teacher}
         return PosedScenes(sequences_of(source), strides=data.stride_seconds, **kind)
 
@@ -86,7 +86,7 @@ def make_recipe(
         [(labelled(source), source.weight) for source in data.labelled],
         [(unlabelled(source), source.weight) for source in data.unlabelled],
         tuple(chosen),
-        tuple(s.dataset for s in data.labelled if teacher is None and not datasets[s.dataset].rigid),
+        tuple(source.dataset for source in data.labelled if teacher is None and not readers[source].rigid),
     )
 
 
@@ -94,8 +94,14 @@ def _folder(root: Path, source: SourceConfig) -> Path:
     return root / (f"{source.dataset}_{PSEUDO}" if source.labels == PSEUDO else source.dataset)
 
 
+def _reader(source: SourceConfig, root: Path, datasets: Mapping[str, Dataset]) -> Dataset | None:
+    """Of the release, or of a packed copy in its place; None where there is none."""
+    folder, reader = _folder(root, source), datasets.get(PSEUDO if source.labels == PSEUDO else source.dataset)
+    return described(folder) if reader is not None and is_packed(folder) else reader
+
+
 def _check(
-    wanted: List[SourceConfig],
+    readers: Mapping[SourceConfig, Dataset | None],
     data: DataConfig,
     root: Path,
     datasets: Mapping[str, Dataset],
@@ -104,12 +110,14 @@ def _check(
     flow_alone: bool,
 ) -> None:
     wrong = []
-    for source in wanted:
-        folder, reader = _folder(root, source), datasets.get(PSEUDO if source.labels == PSEUDO else source.dataset)
+    for source, reader in readers.items():
+        folder, name = _folder(root, source), PSEUDO if source.labels == PSEUDO else source.dataset
         if reader is None:
             wrong.append(f"{source.dataset}: there is no reader for it; there are {', '.join(sorted(datasets))}")
         elif not folder.is_dir():
             wrong.append(f"{folder}: missing; expected {reader.title}: {reader.layout}")
+        elif is_packed(folder) and name not in ("packed", packed_dataset(folder)):
+            wrong.append(f"{folder}: a packed copy of {packed_dataset(folder)}; expected {name}, released or packed")
         elif source in data.labelled and reader.labels != "posed":
             wrong.append(f"{source.dataset}: gives {reader.labels}; labelled training needs depth and cameras")
         elif source in data.labelled and flow_alone and not reader.rigid and teacher is None:

@@ -67,7 +67,7 @@ def test_what_was_said_of_the_dataset_is_kept(scenes: Path, tmp_path: Path):
     packed(scenes, tmp_path / "out", VKITTI2)
     again = dataset_of(tmp_path / "out")
     assert (again.licence, again.rigid, again.scale) == (VKITTI2.licence, VKITTI2.rigid, VKITTI2.scale)
-    assert again == described(tmp_path / "out") and again.name == "packed"
+    assert again.name == described(tmp_path / "out").name == "packed"
 
 
 def test_webdataset_reads_the_shards(scenes: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.indexed import IndexedClips
 from flow3r.data.labels import LabelStore, Segment, SegmentInfo
 from flow3r.data.mixture import Wanted
+from flow3r.data.pack import pack
 from flow3r.data.pair_index import write_pair_index
 from flow3r.data.recipe import make_recipe
 from flow3r.data.subsets import draw_subset, read_subset
@@ -129,6 +130,25 @@ def test_all_that_is_missing_is_named_at_once(tmp_path):
         "nothing: is unlabelled; give label stores (--labels) or a teacher (--teacher)",
     ):
         assert part in str(told.value)
+
+
+def test_a_packed_copy_trains_as_the_original_does(root, tmp_path):
+    pytest.importorskip("webdataset", reason="needs flow3r[scale]")
+    held_out = dataclasses.replace(DATASETS["still"], held_out=lambda root: ["still_1"])
+    few = held_out.sequences(root)[:4]
+    datasets = {"still": dataclasses.replace(held_out, sequences=lambda root: few)}
+    data = DataConfig(labelled=(SourceConfig("still"),))
+    pack(datasets["still"], few, tmp_path / "copies" / "still", held_out=["still_1", "elsewhere"])
+    original, copy = (make_recipe(data, folder, datasets) for folder in (root, tmp_path / "copies"))
+    assert original.subsets == copy.subsets and len(copy.subsets[0].names) == 3
+    (one, _), (other, _) = original.labelled[0], copy.labelled[0]
+    expected, got = one.draw(WANTED, generator()), other.draw(WANTED, generator())
+    for name in ("images", "depth", "intrinsics", "world_from_camera", "dense"):
+        torch.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=0, atol=0)
+    torch.testing.assert_close(got.flow.displacement, expected.flow.displacement, rtol=0, atol=0)
+    (tmp_path / "copies" / "still").rename(tmp_path / "copies" / "moving")
+    with pytest.raises(InputError, match="moving: a packed copy of still; expected moving"):
+        make_recipe(DataConfig(labelled=(SourceConfig("moving"),)), tmp_path / "copies", DATASETS)
 
 
 def test_stored_labels_are_those_of_the_sequences_chosen_with_an_index_or_without(root, tmp_path):

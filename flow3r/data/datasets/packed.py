@@ -24,7 +24,7 @@ from flow3r.data.places import Place, is_url, read_whole
 from flow3r.errors import InputError
 from flow3r.files import FilePart
 
-INDEX, VERSION = "index.json", 1
+INDEX, VERSION = "index.json", 2
 LAYOUT = f"{INDEX} and tar shards, as flow3r data pack writes them"
 CAMERA, IMAGE, DEPTH = "json", "png", "depth.npz"  # members of a frame
 FACTS = ("title", "labels", "licence", "url", "citation", "dense", "rigid", "scale")  # kept of a packed dataset
@@ -104,10 +104,21 @@ def sequences(root: Path | str) -> List[Sequence]:
     return found
 
 
+def is_packed(root: Path) -> bool:
+    """Whether a folder holds packed sequences, by its index."""
+    return (root / INDEX).is_file()
+
+
 def described(root: Path | str) -> Dataset:
-    """The reader, with what was said of the dataset that was packed there: whether it is rigid, its licence, ..."""
-    facts = _index(str(root))["dataset"]
-    return replace(PACKED, **{fact: facts[fact] for fact in FACTS})
+    """The reader, with what was said of the dataset that was packed there: what its labels are, its held-out part."""
+    index = _index(str(root))
+    facts = {fact: index["dataset"][fact] for fact in FACTS}
+    return replace(PACKED, **facts, held_out=lambda root: _index(str(root))["held_out"])
+
+
+def packed_dataset(root: Path | str) -> str:
+    """The name of the dataset that was packed there."""
+    return _index(str(root))["dataset"]["name"]
 
 
 def _index(root: str) -> dict[str, Any]:
