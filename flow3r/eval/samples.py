@@ -116,6 +116,15 @@ def read_sample(path: str | Path) -> Sample:
     )
 
 
+def read_facts(path: str | Path) -> Mapping[str, Any]:
+    """The facts of a file alone. Raises InputError for a file that cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return json.loads(str(archive["facts"]))
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        raise InputError(f"{path}: not a sample with facts: {error}") from error
+
+
 def _faults(found: Mapping[str, np.ndarray]):
     """What is wrong with the arrays of a file, in words."""
     if str(found.get("format", "absent")) != FORMAT:
