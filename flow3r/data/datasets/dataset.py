@@ -128,7 +128,7 @@ def folders(root: Path, pattern: str, dataset: str, layout: str) -> list[Path]:
 
 
 def scenes_for_tests(dataset: str, scenes: Iterable[str], share: float = TEST_SHARE) -> set[str]:
-    """The scenes to hold out of a dataset that publishes no test split: about `share` of them, and at least one.
+    """The scenes to hold out of a dataset that publishes no test split: about `share` of them, and one of two or more.
 
     A scene is held out if SHA-256("flow3r-test-v1|<dataset>|<scene>"), read as a number in [0, 1), lies below `share`,
     so that scenes that are added or missing change nothing for the others. Only where none does, in small parts of a
@@ -136,7 +136,7 @@ def scenes_for_tests(dataset: str, scenes: Iterable[str], share: float = TEST_SH
     """
     numbers = {scene: _number(f"flow3r-test-v1|{dataset}|{scene}") for scene in scenes}
     chosen = {scene for scene, number in numbers.items() if number < share}
-    return chosen or {min(numbers, key=lambda scene: (numbers[scene], scene))} if numbers else set()
+    return chosen or ({min(numbers, key=lambda scene: (numbers[scene], scene))} if len(numbers) > 1 else set())
 
 
 def _number(text: str) -> float:

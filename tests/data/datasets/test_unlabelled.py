@@ -89,7 +89,9 @@ def test_spatialvid(tmp_path):
     (tmp_path / "annotations" / "group_0001" / uuid).mkdir(parents=True)
     (clip,) = SPATIALVID.sequences(tmp_path)
     assert clip.name == f"group_0001/{uuid}" and len(clip) == 6
-    assert SPATIALVID.held_out(tmp_path) == [clip.name]  # at least one
+    assert SPATIALVID.held_out(tmp_path) == []  # or nothing were left
+    video(tmp_path / "videos" / "group_0002" / f"{uuid.replace('0', '1')}.mp4")
+    assert len(SPATIALVID.held_out(tmp_path)) == 1
 
 
 def test_clips_that_are_added_leave_the_held_out_ones_where_they_are():
@@ -97,7 +99,7 @@ def test_clips_that_are_added_leave_the_held_out_ones_where_they_are():
     some, more = scenes_for_tests("a", first), scenes_for_tests("a", all_of_them)
     assert some == more & set(first) and 20 < len(some) < 60 < len(more) < 100
     assert scenes_for_tests("b", first) != some and scenes_for_tests("a", reversed(first)) == some
-    assert len(scenes_for_tests("a", first[:3])) == 1 and scenes_for_tests("a", []) == set()
+    assert [len(scenes_for_tests("a", first[:count])) for count in range(4)] == [0, 0, 1, 1]
 
 
 def epic_frames(folder: Path, first: int, count: int) -> list[Path]:
