@@ -18,6 +18,7 @@ def label(
     videos: Positional[tuple[str, ...]],
     out: Annotated[Path, arg(aliases=["-o"])],
     teacher: str = "classical",
+    dataset: str | None = None,
     shards: Literal["none", "local", "ranks", "ray"] = "none",
     workers: int = 0,
     gpus: float = 0.0,
@@ -31,6 +32,7 @@ def label(
         videos: Videos, folders of videos, folders of images, or globs.
         out: Folder of the label store.
         teacher: classical, ufm, raft, roma, romav2, cotracker, ptlflow:<model>, or consensus:<a>+<b>.
+        dataset: Of this dataset, whose root folder is given in place of videos, all sequences, by their names in it.
         shards: Many videos into tar shards, on processes of this machine, as a rank of torchrun or SLURM, or on Ray.
         workers: Processes (local), or actors (ray); by default one for every core.
         gpus: GPUs of a Ray actor; 0.25 puts four on a card.
@@ -38,7 +40,9 @@ def label(
         timeout: Seconds after which a video that decodes nothing is given up.
         tokens: Least and most 14 x 14 patches of the grid on which labels are stored.
     """
-    if shards == "none":
+    if dataset is not None:
+        summary = _label_dataset(videos, out, teacher, dataset, shards, tokens)
+    elif shards == "none":
         from flow3r.adapt import label as label_store
 
         summary = label_store(videos, out, teacher=teacher, tokens=tokens)
@@ -47,6 +51,21 @@ def label(
     PRINT.print(escape("\n".join(summary.lines())))
     if not summary.ok:
         raise InputError(f"{len(summary.failures)} of {summary.sources} sources could not be labelled, see above")
+
+
+def _label_dataset(
+    roots: tuple[str, ...], out: Path, teacher: str, dataset: str, shards: str, tokens: tuple[int, int]
+) -> "LabelSummary":
+    from flow3r.data.catalogue import find_dataset
+    from flow3r.teacher import teacher_called
+    from flow3r.teacher.label import label_videos
+
+    if len(roots) != 1 or shards != "none":
+        raise InputError(
+            f"--dataset {dataset}: expected one root folder and no --shards, got {len(roots)} and --shards {shards}; "
+            "the videos of an unlabelled dataset can be named themselves, as files, and then labelled into shards"
+        )
+    return label_videos(find_dataset(dataset).sequences(Path(roots[0])), out, teacher_called(teacher), tokens=tokens)
 
 
 def _label_shards(

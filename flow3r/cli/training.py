@@ -112,7 +112,8 @@ def train(flags: OmitArgPrefixes[TrainFlags]) -> None:
         config = replace(config, best_by=flags.best_by, best_is=measured.better(flags.best_by))
     speaking = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one
     if recipe is not None and speaking and recipe.without_flow:
-        PRINT.print(f"no flow of {', '.join(recipe.without_flow)}: something moves there; name a --teacher for it")
+        moving = ", ".join(recipe.without_flow)
+        PRINT.print(f"no flow of {moving}: something moves there; name a --teacher for it, or give --labels of it")
 
     def list_sequences(step: int, loss: float) -> None:
         """Once the run has begun, so that one that is refused leaves the lists of the run that it is not."""

@@ -78,8 +78,7 @@ class LabelClips(Source):
         self._counts: Counter[str] = Counter()
         self._pools: dict[tuple[tuple[int, int] | None, int], Pool] = {}
         segments = [segment for segment in store.segments() if only is None or segment.source in only]
-        self._train = [part for segment in segments if len((part := _part(segment, held_out, False)).rows)]
-        self._held_out = [part for segment in segments if len((part := _part(segment, held_out, True)).rows)]
+        self._train, self._held_out = (parts_of(segments, held_out, late) for late in (False, True))
         if not self._train:
             raise LabelStoreError(f"{store.folder}: no accepted pair to train on; label other footage, or more of it")
 
@@ -158,13 +157,20 @@ class LabelClips(Source):
         return sum(len(part.rows) for part in self._held_out)
 
 
-def _part(segment: SegmentInfo, held_out: float, late: bool) -> Part:
-    """The pairs of a segment whose frames both lie before, or both behind, the border of its shot."""
-    start, stop = segment.shot
-    border = stop - held_out * (stop - start)
-    is_late = torch.tensor([index >= border for index in segment.indices])
-    pairs = torch.tensor(segment.pairs, dtype=torch.long).reshape(-1, 2)
-    return Part(segment, (is_late[pairs] == late).all(dim=1).nonzero()[:, 0])
+def parts_of(segments: Iterable[SegmentInfo], held_out: float = 0.0, late: bool = False) -> list[Part]:
+    """The pairs of each segment whose frames both lie before, or both behind, the border of its shot, if there are any.
+
+    The last `held_out` of a shot lies behind its border.
+    """
+    parts = []
+    for segment in segments:
+        start, stop = segment.shot
+        border = stop - held_out * (stop - start)
+        is_late = torch.tensor([index >= border for index in segment.indices])
+        pairs = torch.tensor(segment.pairs, dtype=torch.long).reshape(-1, 2)
+        rows = (is_late[pairs] == late).all(dim=1).nonzero()[:, 0]
+        parts += [Part(segment, rows)] if len(rows) else []
+    return parts
 
 
 def _fitting(parts: list[Part], size: tuple[int, int] | None, views: int) -> list[Part]:

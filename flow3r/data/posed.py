@@ -1,6 +1,7 @@
 """Labelled training scenes from sequences of posed images with depth, such as the scenes of a dataset."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence as List
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from flow3r.data.frame import Frame, Sequence
 from flow3r.data.mixture import Source, Wanted, draw_integer, draw_pairs
 from flow3r.data.sampling import seconds_of
+from flow3r.data.stored_flow import StoredFlow
 from flow3r.data.transforms import fit_depth, fit_frame, fit_intrinsics
 from flow3r.errors import InputError
 from flow3r.geometry.flow import flow_from_depth
@@ -26,8 +28,10 @@ class PosedScenes(Source):
     """Scenes of several views of one of the sequences, each as likely as the others.
 
     `dense`: depth is dense and exact enough to supervise normals. `rigid`: nothing moves, so that depth and poses give
-    flow. Where things do, a `teacher` may; what it refuses is unknown. With neither there is no flow. Of very many
-    sequences each is opened when it is first drawn. Raises InputError if no sequence has two frames.
+    flow. Where things do, `stored` labels do, if the sequence has enough of them: then frames are drawn that they
+    connect. Else a `teacher` does; what it refuses is unknown, as is the flow of scenes without labels if there is no
+    teacher. With neither there is no flow. Of very many sequences each is opened when it is first drawn. Raises
+    InputError if no sequence has two frames.
     """
 
     def __init__(
@@ -38,8 +42,11 @@ class PosedScenes(Source):
         dense: bool = False,
         rigid: bool = False,
         teacher: Teacher | None = None,
+        stored: StoredFlow | None = None,
     ):
-        self.sequences, self.strides, self.dense, self.rigid, self.teacher = sequences, strides, dense, rigid, teacher
+        self.sequences, self.strides, self.dense, self.rigid = sequences, strides, dense, rigid
+        self.teacher, self.stored = teacher, None if rigid else stored
+        self._counts: Counter[str] = Counter()
         longest = max((len(sequence) for sequence in sequences[:_OPENED_AT_ONCE]), default=0)
         if longest < 2:
             names = ", ".join(sequence.name for sequence in sequences[:3])
@@ -52,23 +59,43 @@ class PosedScenes(Source):
         """With no more views than the longest of the sequences has, of very many of the first ones."""
         return replace(wanted, views=min(wanted.views, self._longest))
 
+    def counts(self) -> Counter[str]:
+        """Ordered pairs of scenes in which something moves whose labels were read from the store."""
+        return self._counts
+
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         """Scenes of `wanted.views` frames, centre-cropped to the wanted size, each in the frame of its first view.
 
-        Raises InputError where an image lacks a label or nearly all depth, or no sequence drawn has so many frames.
+        Raises InputError where an image lacks a label or nearly all depth, or no sequence drawn has so many frames;
+        LabelStoreError where the frames of a sequence are not those that were labelled.
         """
-        scenes = []
+        scenes, flows = [], []
         for _ in range(wanted.scenes):
             sequence = self._draw_sequence(wanted.views, generator)
-            indices = draw_frames(sequence.timestamps(), wanted.views, self.strides, generator)
-            scenes.append(_labels(list(sequence.frames(indices.tolist())), sequence.name, wanted.size))
+            chosen = None
+            if self.stored is not None and wanted.pairs:
+                chosen = self.stored.choose(sequence.name, wanted, generator)
+            if chosen is None:
+                indices = draw_frames(sequence.timestamps(), wanted.views, self.strides, generator).tolist()
+            else:
+                indices = chosen.indices
+            frames = list(sequence.frames(indices))
+            affines, *labels = _labels(frames, sequence.name, wanted.size)
+            scenes.append(labels)
+            flows.append(None)
+            if chosen is not None:
+                flows[-1] = self.stored.read(chosen, frames, affines, wanted.size, wanted.pairs)
+                self._counts["stored pairs"] += len(chosen.rows)
         images, *labels = (torch.from_numpy(np.stack(values)) for values in zip(*scenes))
         images = images.float().div_(255).movedim(-1, 2)
         depth, intrinsics, poses = (label.float() for label in labels)
         flow = None
-        if wanted.pairs and (self.rigid or self.teacher is not None):
-            pairs = draw_pairs(len(depth), wanted.views, wanted.pairs, generator)
-            flow = _flow(depth, intrinsics, poses, pairs) if self.rigid else self._taught(images, pairs)
+        if wanted.pairs and self.rigid:
+            flow = _flow(depth, intrinsics, poses, draw_pairs(len(depth), wanted.views, wanted.pairs, generator))
+        elif wanted.pairs and (self.teacher is not None or self.stored is not None):
+            drawn = draw_pairs(len(depth), wanted.views, wanted.pairs, generator)
+            known = [self._taught(*one) if flow is None else flow for flow, *one in zip(flows, images, drawn)]
+            flow = _stacked(known)
         dense = torch.full(depth.shape[:2], self.dense)
         return Views(images, depth, intrinsics, poses, dense=dense, flow=flow)
 
@@ -77,13 +104,17 @@ class PosedScenes(Source):
         """Whether the teacher says that it computes on an accelerator (its `device`)."""
         return torch.device(getattr(self.teacher, "device", None) or "cpu").type != "cpu"
 
-    def _taught(self, images: Float[Tensor, "B N 3 H W"], pairs: Int[Tensor, "B P 2"]) -> Flow:
-        """What the teacher says of ordered pairs; covisible nowhere where it refuses one."""
-        answers = [self.teacher(clip, own) for clip, own in zip(images, pairs)]
-        accepted = torch.tensor([[not reason for reason in answer.refusals] for answer in answers])
-        displacement = torch.cat([answer.flow.displacement for answer in answers])
-        covisible = torch.cat([answer.flow.covisible for answer in answers]) * accepted[..., None, None]
-        return Flow(pairs, displacement, covisible)
+    def _taught(self, images: Float[Tensor, "N 3 H W"], pairs: Int[Tensor, "P 2"]) -> Flow:
+        """What the teacher says of ordered pairs of a scene (B = 1); covisible nowhere where it refuses one.
+
+        Without a teacher, nowhere at all.
+        """
+        if self.teacher is None:
+            unknown = images.new_zeros(1, len(pairs), *images.shape[2:], 2)
+            return Flow(pairs[None], unknown, unknown[..., 0])
+        answer = self.teacher(images, pairs)
+        accepted = torch.tensor([not reason for reason in answer.refusals])
+        return Flow(pairs[None], answer.flow.displacement, answer.flow.covisible * accepted[:, None, None])
 
     def _draw_sequence(self, views: int, generator: torch.Generator) -> Sequence:
         """One with at least so many frames."""
@@ -95,7 +126,7 @@ class PosedScenes(Source):
 
 
 def _labels(frames: List[Frame], name: str, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Images, depth, intrinsics and poses of N frames on the grid `size`, N being the first dimension of each."""
+    """Affine maps to the grid `size` from the original; images, depth, intrinsics and poses there. All of N frames."""
     for frame in frames:
         if frame.depth is None or frame.intrinsics is None or frame.world_from_camera is None:
             raise InputError(f"{name}: frame {frame.name} lacks depth, intrinsics or pose; expected all three")
@@ -110,7 +141,8 @@ def _labels(frames: List[Frame], name: str, size: tuple[int, int]) -> tuple[np.n
     if known.min() < LEAST_KNOWN:
         worst = frames[int(known.argmin())].name
         raise InputError(f"{name}: frame {worst} has depth in {known.min():.1%} of it; expected {LEAST_KNOWN:.0%}")
-    return np.stack([fit.image for fit in fitted]), depth, intrinsics, np.linalg.inv(poses[0]) @ poses
+    images = np.stack([fit.image for fit in fitted])
+    return np.stack(affines), images, depth, intrinsics, np.linalg.inv(poses[0]) @ poses
 
 
 def _flow(
@@ -125,6 +157,11 @@ def _flow(
     displacement, covisible = flow_from_depth(*of_pairs)
     shape = pairs.shape[:2]
     return Flow(pairs, displacement.unflatten(0, shape), covisible.unflatten(0, shape).float())
+
+
+def _stacked(flows: List[Flow]) -> Flow:
+    """Flow of several scenes (B = 1) with as many pairs each as one batch."""
+    return Flow(*(torch.cat([getattr(flow, key) for flow in flows]) for key in ("pairs", "displacement", "covisible")))
 
 
 def draw_frames(

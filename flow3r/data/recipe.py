@@ -1,5 +1,6 @@
 """The sources of a run, made of the datasets that its configuration names."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as List
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.datasets.packed import described, is_packed, packed_dataset
 from flow3r.data.frame import Sequence
 from flow3r.data.indexed import stored_clips
-from flow3r.data.labels import LabelStore
+from flow3r.data.labels import MANIFEST, LabelStore
 from flow3r.data.mixture import Source, Weighted
-from flow3r.data.places import is_url
+from flow3r.data.places import is_url, list_files
 from flow3r.data.posed import PosedScenes
+from flow3r.data.stored_flow import StoredFlow
 from flow3r.data.subsets import Subset, draw_subset, write_subset
 from flow3r.data.taught import Footage, HybridClips, TaughtClips
 from flow3r.errors import InputError
@@ -30,7 +32,7 @@ class Recipe:
     labelled: Weighted
     clips: Weighted
     subsets: tuple[Subset, ...]
-    without_flow: tuple[str, ...]  # labelled datasets in which something moves, for want of a teacher
+    without_flow: tuple[str, ...]  # labelled datasets in which something moves, for want of a teacher or labels
 
     def write_lists(self, folder: Path) -> None:
         """One file for each dataset: its sequences and their sha256 (data/subsets.py)."""
@@ -51,8 +53,9 @@ def make_recipe(
     """The sources that `data` names, each dataset in a folder of its name below `root`, as released or packed.
 
     Flow of unlabelled sequences is that of the label stores `labels`/<dataset>, of the `teacher`, or of both: of the
-    store where it has a sequence. The teacher also gives the flow of labelled scenes in which something moves. What a
-    dataset holds out for tests is never drawn. `trainable` as in TrainConfig.
+    store where it has a sequence. So is that of labelled scenes in which something moves, where there is such a store.
+    A store has a sequence by its name in the dataset, or by the last part of that if no other sequence has it too: the
+    name of its file. What a dataset holds out for tests is never drawn. `trainable` as in TrainConfig.
 
     Raises InputError naming every dataset that is not there or has not what the run needs, before any is read.
     """
@@ -60,20 +63,22 @@ def make_recipe(
     _check(readers, data, root, datasets, labels, teacher, all(name.startswith("flow_head") for name in trainable))
     chosen: list[Subset] = []
 
-    def sequences_of(source: SourceConfig) -> List[Sequence]:
+    def sequences_of(source: SourceConfig) -> tuple[List[Sequence], dict[str, str]]:
+        """What may be drawn, and which of it the sources of a label store are."""
         reader = readers[source]
         found = {sequence.name: sequence for sequence in reader.sequences(_folder(root, source))}
         chosen.append(draw_subset(source, found, test=reader.held_out(_folder(root, source)), seed=seed))
-        return [found[name] for name in chosen[-1].names]
+        return [found[name] for name in chosen[-1].names], _labelled_as(chosen[-1].names, found)
 
     def labelled(source: SourceConfig) -> Source:
-        own = readers[source]
+        own, (sequences, names) = readers[source], sequences_of(source)
         kind = {"dense": own.dense, "rigid": own.rigid, "teacher": None if own.rigid else teacher}
-        return PosedScenes(sequences_of(source), strides=data.stride_seconds, **kind)
+        store = None if own.rigid else _store(labels, source)
+        stored = None if store is None else StoredFlow(LabelStore(store), names)
+        return PosedScenes(sequences, strides=data.stride_seconds, stored=stored, **kind)
 
     def unlabelled(source: SourceConfig) -> Source:
-        sequences = sequences_of(source)
-        names = {sequence.name for sequence in sequences}
+        sequences, names = sequences_of(source)
         if teacher is None:
             return stored_clips(f"{labels}/{source.dataset}", crop=data.crop_clips, only=names)
         taught = TaughtClips(Footage(sequences), teacher, crop=data.crop_clips, strides=data.stride_seconds)
@@ -86,8 +91,29 @@ def make_recipe(
         [(labelled(source), source.weight) for source in data.labelled],
         [(unlabelled(source), source.weight) for source in data.unlabelled],
         tuple(chosen),
-        tuple(source.dataset for source in data.labelled if teacher is None and not readers[source].rigid),
+        tuple(s.dataset for s in data.labelled if _lacks_flow(s, readers[s], labels, teacher)),
     )
+
+
+def _labelled_as(chosen: Collection[str], every: Collection[str]) -> dict[str, str]:
+    """The chosen sequences by what a store may call them: `flow3r label` calls a video after its file."""
+    times = Counter(name.rsplit("/", 1)[-1] for name in every)
+    short = {last: name for name in chosen if times[last := name.rsplit("/", 1)[-1]] == 1 and last not in every}
+    return short | {name: name for name in chosen}
+
+
+def _store(labels: str | Path | None, source: SourceConfig) -> str | None:
+    """The label store of a dataset, if there is one."""
+    folder = f"{labels}/{_folder(Path(), source).name}"
+    try:
+        return folder if labels is not None and list_files(folder, MANIFEST) else None
+    except FileNotFoundError:  # a URL
+        return None
+
+
+def _lacks_flow(source: SourceConfig, reader: Dataset, labels: str | Path | None, teacher: Teacher | None) -> bool:
+    """Whether nothing gives the flow of a labelled dataset."""
+    return not reader.rigid and teacher is None and _store(labels, source) is None
 
 
 def _folder(root: Path, source: SourceConfig) -> Path:
@@ -120,8 +146,9 @@ def _check(
             wrong.append(f"{folder}: a packed copy of {packed_dataset(folder)}; expected {name}, released or packed")
         elif source in data.labelled and reader.labels != "posed":
             wrong.append(f"{source.dataset}: gives {reader.labels}; labelled training needs depth and cameras")
-        elif source in data.labelled and flow_alone and not reader.rigid and teacher is None:
-            wrong.append(f"{source.dataset}: something moves there, so that its flow needs a teacher (--teacher)")
+        elif source in data.labelled and flow_alone and _lacks_flow(source, reader, labels, teacher):
+            needed = f"a teacher (--teacher) or a label store (--labels, {_folder(Path(), source).name} in it)"
+            wrong.append(f"{source.dataset}: something moves there, so that its flow needs {needed}")
     for source in data.unlabelled:
         if labels is None and teacher is None:
             wrong.append(f"{source.dataset}: is unlabelled; give label stores (--labels) or a teacher (--teacher)")

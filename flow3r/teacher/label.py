@@ -135,7 +135,7 @@ def summarise(
 
 
 def label_videos(
-    sources: Sequence[Source],
+    sources: Sequence[Source | frame.Sequence],
     out: str | Path,
     teacher: Teacher,
     *,
@@ -148,7 +148,7 @@ def label_videos(
     filters: FilterSettings = FilterSettings(still_kept=1.0),  # noqa: B008  (frozen)
     progress: bool = True,
 ) -> LabelSummary:
-    """Label every source (video, image folder, glob or list of images) with `teacher` into the label store `out`.
+    """Label every source (video, image folder, glob, list of images, or open sequence) into the label store `out`.
 
     The settings are those of LabelSettings; footage of one's own is labelled where the camera stands, too. A source
     that fails is reported in the summary and the others go on. Segments that are already there are kept. Raises
@@ -160,16 +160,19 @@ def label_videos(
     results, failures = [], []
     with _progress_bar(progress) as bar:
         for source in sources:
-            task = bar.add_task(name_of(source), total=None) if bar else None
+            is_open = isinstance(source, frame.Sequence)
+            name = source.name if is_open else name_of(source)
+            task = bar.add_task(name, total=None) if bar else None
             try:
-                for result in label_source(open_source(source), store, teacher, settings):
+                sequence = source if is_open else open_source(source)
+                for result in label_source(sequence, store, teacher, settings):
                     results.append(result)
                     if bar:
                         bar.update(task, total=result.total, advance=len(result.info.indices))
             except (Flow3rError, OSError) as error:
-                failures.append((str(source), str(error)))
+                failures.append((name if is_open else str(source), str(error)))
                 if bar:
-                    bar.update(task, description=f"{name_of(source)}: failed")
+                    bar.update(task, description=f"{name}: failed")
     return summarise(
         len(sources),
         [result.info for result in results],

@@ -132,6 +132,34 @@ def test_all_that_is_missing_is_named_at_once(tmp_path):
         assert part in str(told.value)
 
 
+def test_labelled_scenes_in_which_something_moves_take_flow_from_a_store(root, tmp_path):
+    data = DataConfig(labelled=(SourceConfig("moving", 2),))
+    names = make_recipe(data, root, DATASETS).subsets[0].names
+    store = LabelStore(tmp_path / "labels" / "moving", {"teacher": "counting"})
+    for room in DATASETS["moving"].sequences(root):
+        if room.name == names[0]:
+            _write_segment(store, room, as_read=True)
+    recipe = make_recipe(data, root, DATASETS, labels=tmp_path / "labels", trainable=("flow_head.",))
+    assert recipe.without_flow == ()
+    ((scenes, _),) = recipe.labelled
+    drawn = [scenes.draw(dataclasses.replace(WANTED, scenes=1), generator().manual_seed(seed)) for seed in range(8)]
+    seen = {views.flow.covisible.mean().item() > 0.5 for views in drawn}
+    assert seen == {True, False} and all(views.labelled for views in drawn)  # the other sequence has no labels
+    assert set(scenes.counts()) == {"stored pairs"}
+
+
+def test_a_store_may_call_a_sequence_after_its_file(root, tmp_path):
+    named = [Room(6, name=name) for name in ("a/one", "b/one", "a/two")]
+    datasets = {"films": dataclasses.replace(DATASETS["films"], sequences=lambda root: named)}
+    store = LabelStore(tmp_path / "labels" / "films", {"teacher": "counting"})
+    for name in ("one", "two"):
+        _write_segment(store, Room(6, name=name))
+    data = DataConfig(unlabelled=(SourceConfig("films"),))
+    ((clips, _),) = make_recipe(data, root, datasets, labels=tmp_path / "labels").clips
+    drawn = {clips.draw(clips.fit(WANTED, generator()), generator().manual_seed(k)).names[0][0][:3] for k in range(9)}
+    assert drawn == {"two"}  # which of both "one" is, nobody knows
+
+
 def test_a_packed_copy_trains_as_the_original_does(root, tmp_path):
     pytest.importorskip("webdataset", reason="needs flow3r[scale]")
     held_out = dataclasses.replace(DATASETS["still"], held_out=lambda root: ["still_1"])
@@ -172,7 +200,7 @@ def test_stored_labels_are_those_of_the_sequences_chosen_with_an_index_or_withou
         assert len(seen) > 0 and seen <= {f"{name}/{k}" for name in chosen for k in range(6)}
 
 
-def _write_segment(store: LabelStore, room: Room) -> None:
+def _write_segment(store: LabelStore, room: Room, as_read: bool = False) -> None:
     frames = list(room.frames(range(len(room))))
     grid, pairs = (56, 84), ((0, 1), (1, 2), (2, 1))
     images = np.stack([np.zeros((*grid, 3), np.uint8) for _ in frames])
@@ -182,7 +210,7 @@ def _write_segment(store: LabelStore, room: Room) -> None:
         shot=(0, len(frames)),
         indices=tuple(range(len(frames))),
         timestamps=tuple(frame.timestamp for frame in frames),
-        names=tuple(f"{room.name}/{k}" for k in range(len(frames))),
+        names=tuple(frame.name if as_read else f"{room.name}/{k}" for k, frame in enumerate(frames)),
         original_sizes=((60, 100),) * len(frames),
         size=grid,
         model_from_original=(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),) * len(frames),

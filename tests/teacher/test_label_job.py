@@ -1,5 +1,6 @@
 """The labelling job: what it stores is true to the source, and what it finished survives anything."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from fixed_teacher import FixedTeacher
 from made_media import numbered_frame, texture, write_video
 from PIL import Image
 
+from flow3r import cli
 from flow3r.data.labels import LabelStore
 from flow3r.errors import LabelStoreError
 from flow3r.teacher.classical import ClassicalTeacher
@@ -53,6 +55,17 @@ def test_labels_are_true_on_the_grid_they_are_stored_on(pan, tmp_path):
             assert error.norm(dim=-1).median() < 0.25
             assert info.covisible_share[row] == pytest.approx(float(flow.covisible[0, row].mean()), abs=0.01)
             assert info.median_flow[row] == pytest.approx(8 * scale * abs(j - i), abs=0.3)
+
+
+def test_the_sequences_of_a_dataset_are_labelled_by_their_names_there(pan, tmp_path):
+    (tmp_path / "root" / "inner").mkdir(parents=True)
+    shutil.copy(pan, tmp_path / "root" / "inner" / "pan.mp4")
+    store = tmp_path / "labels"
+    arguments = ["label", str(tmp_path / "root"), "-o", str(store), "--dataset", "videos", "--tokens", "12", "24"]
+    cli.main(arguments)
+    assert {segment.source for segment in LabelStore(store).segments()} == {"inner/pan"}
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--shards", "local"])
 
 
 def test_frames_and_vectors_are_scaled_to_the_grid(pan, tmp_path):
