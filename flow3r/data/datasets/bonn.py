@@ -9,6 +9,7 @@ time, not by position in their lists.
 """
 
 from collections.abc import Sequence as List
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,11 +44,15 @@ def world_from_camera(world_from_marker: Float[np.ndarray, "4 4"]) -> Float[np.n
     return T_ROS @ world_from_marker @ T_ROS @ camera
 
 
-def sequences(root: Path) -> List[Sequence]:
-    """The sequences below `root`, or below the folder `rgbd_bonn_dataset` in it."""
+def sequences(root: Path, raw: bool = False) -> List[Sequence]:
+    """The sequences below `root`, or below the folder `rgbd_bonn_dataset` in it.
+
+    `raw`: with the poses of the marker plate in the place of the camera's, as MonST3R's preparation takes them.
+    """
     inner = root / "rgbd_bonn_dataset"
     found = folders(inner if inner.is_dir() else root, "rgbd_bonn_*", "Bonn RGB-D Dynamic", LAYOUT)
-    listing = partial(listed_frames, intrinsics=INTRINSICS, distortion=DISTORTION, world_from_camera=world_from_camera)
+    pose = (lambda tracked: tracked) if raw else world_from_camera
+    listing = partial(listed_frames, intrinsics=INTRINSICS, distortion=DISTORTION, world_from_camera=pose)
     return [PosedImages(folder.name, partial(listing, folder)) for folder in found]
 
 
@@ -62,3 +67,4 @@ BONN = Dataset(
     citation="Palazzolo et al., ReFusion: 3D Reconstruction in Dynamic Environments for RGB-D Cameras Exploiting "
     "Residuals, IROS 2019",
 )
+BONN_RAW = replace(BONN, title="Bonn RGB-D Dynamic, poses as tracked", sequences=partial(sequences, raw=True))
