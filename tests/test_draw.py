@@ -100,7 +100,7 @@ def drawn_at(picture: torch.Tensor, colour: torch.Tensor) -> tuple[int, int]:
 
 def test_points_are_drawn_right_when_right_and_below_when_below() -> None:
     points = torch.tensor([[1.0, 0.0, 4.0], [0.0, 1.0, 4.0], [-1.0, -1.0, 4.0]])
-    picture = draw_points(points, torch.eye(3), torch.eye(4), LENS, SIZE, splat=0)
+    picture = draw_points(points, torch.eye(3), torch.eye(4), LENS, SIZE, side=1)
     assert drawn_at(picture, RED) == (21, 12)
     assert drawn_at(picture, GREEN) == (16, 17)
     assert drawn_at(picture, BLUE) == (11, 7)
@@ -110,7 +110,7 @@ def test_points_are_drawn_right_when_right_and_below_when_below() -> None:
 def test_a_camera_that_steps_right_sees_points_further_left() -> None:
     pose = torch.eye(4)
     pose[0, 3] = 1.0
-    assert drawn_at(draw_points(torch.tensor([[0.0, 0, 4]]), RED[None], pose, LENS, SIZE, splat=0), RED) == (11, 12)
+    assert drawn_at(draw_points(torch.tensor([[0.0, 0, 4]]), RED[None], pose, LENS, SIZE, side=1), RED) == (11, 12)
 
 
 def test_the_nearer_point_hides_the_farther() -> None:
@@ -118,16 +118,16 @@ def test_the_nearer_point_hides_the_farther() -> None:
     colours = torch.stack([RED, GREEN, GREEN, BLUE, torch.zeros(3)])
     order = torch.tensor([4, 1, 0, 2, 3])
     for shuffle in (order, order.flip(0)):
-        picture = draw_points(points[shuffle], colours[shuffle], torch.eye(4), LENS, SIZE, splat=0)
+        picture = draw_points(points[shuffle], colours[shuffle], torch.eye(4), LENS, SIZE, side=1)
         assert torch.equal(picture[:, 12, 16], RED) and torch.equal(picture[:, 12, 18], BLUE)
         assert not (picture == 0).all(0).any()  # what is behind the camera is not drawn
 
 
 def test_splats_are_squares_cut_at_the_border() -> None:
-    picture = draw_points(torch.tensor([[0.0, 0, 1]]), RED[None], torch.eye(4), LENS, SIZE, splat=2)
+    picture = draw_points(torch.tensor([[0.0, 0, 1]]), RED[None], torch.eye(4), LENS, SIZE, side=5)
     assert int((picture[1] == 0).sum()) == 25
     corner = torch.tensor([[(0.5 - 16) / 20, (0.5 - 12) / 20, 1.0]])
-    assert int((draw_points(corner, RED[None], torch.eye(4), LENS, SIZE, splat=2)[1] == 0).sum()) == 9
+    assert int((draw_points(corner, RED[None], torch.eye(4), LENS, SIZE, side=5)[1] == 0).sum()) == 9
 
 
 def test_no_points_give_a_white_picture() -> None:

@@ -20,7 +20,7 @@ from flow3r.data.datasets.packed import PACKED, described
 from flow3r.data.frame import Frame, Sequence
 from flow3r.data.places import is_url
 from flow3r.data.transforms import fit_depth, fit_intrinsics, resize_image
-from flow3r.draw import colourise_depth, draw_points, to_bytes
+from flow3r.draw import colourise_depth, nearest_points, paint, to_bytes
 from flow3r.errors import InputError
 from flow3r.files import write_text
 from flow3r.geometry.camera import unproject
@@ -171,11 +171,11 @@ def overlay(source: Frame, target: Frame) -> Float[Tensor, "3 H W"]:
     known = depth.flatten() > 0
     camera = torch.from_numpy(target.world_from_camera).float(), torch.from_numpy(target.intrinsics).float()
     size = target.image.shape[:2]
-    drawn = draw_points(points[known], colours[known], *camera, size)
-    where = draw_points(points[known], torch.zeros_like(colours[known]), *camera, size)[0] == 0
+    nearest = nearest_points(points[known], *camera, size, side=3.0)
+    drawn = paint(nearest, colours[known])
     y, x = torch.meshgrid(torch.arange(size[0]) // TILE, torch.arange(size[1]) // TILE, indexing="ij")
     image = torch.from_numpy(target.image).movedim(-1, 0) / 255
-    return torch.where(where & ((x + y) % 2 == 0), drawn, image)
+    return torch.where((nearest >= 0) & ((x + y) % 2 == 0), drawn, image)
 
 
 def _thumbnail(frame: Frame) -> Frame:
