@@ -6,15 +6,14 @@ the data at hand, by the same rule, so that everybody who has the same sequences
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from flow3r.data.frame import Sequence
-from flow3r.errors import InputError
+from flow3r.errors import Flow3rError, InputError
 from flow3r.eval.benchmark import Benchmark
 from flow3r.eval.samplings import Lot
 from flow3r.files import sha256_of_bytes, write_text
@@ -57,22 +56,23 @@ class Manifest:
         return Manifest(self.benchmark, tuple(draw for draw in self.draws if draw.draw == 0), self.skipped)
 
 
-def make_manifest(benchmark: Benchmark, sequences: Mapping[str, Sequence], draws: int = DRAWS) -> Manifest:
+def make_manifest(benchmark: Benchmark, sequences: Mapping[str, Sized], draws: int = DRAWS) -> Manifest:
     """Draw frames of every sequence; one draw alone where nothing is random.
 
     Each draw depends on the names of dataset and sequence, on the number of frames and on its own number alone (spec
-    2.11). Sequences with too few frames, and those that cannot be read, are in `skipped`.
+    2.11): of `sequences` only the lengths are asked for, and the labelled pairs where there are any. Sequences with too
+    few frames, and those that cannot be read, are in `skipped`.
     """
     made, skipped = [], {}
     for name in sorted(sequences):
         try:
             made += _draws_of(benchmark, name, sequences[name], draws)
-        except InputError as error:
+        except Flow3rError as error:
             skipped[name] = str(error)
     return Manifest(benchmark.name, tuple(made), skipped)
 
 
-def _draws_of(benchmark: Benchmark, name: str, sequence: Sequence, draws: int) -> list[Draw]:
+def _draws_of(benchmark: Benchmark, name: str, sequence: Sized, draws: int) -> list[Draw]:
     n, sampling, made = len(sequence), benchmark.sampling, []
     if n < sampling.least:
         raise InputError(f"{n} frames; at least {sampling.least} are needed")
@@ -85,7 +85,13 @@ def _draws_of(benchmark: Benchmark, name: str, sequence: Sequence, draws: int) -
     return made
 
 
-def check_manifest(manifest: Manifest, sequences: Mapping[str, Sequence]) -> tuple[str, ...]:
+def known_manifest(benchmark: Benchmark) -> Manifest | None:
+    """The manifest of the sequences whose lengths the benchmark's row states; None where it states none."""
+    lengths = {name: range(n) for name, n in benchmark.lengths.items()}
+    return make_manifest(benchmark, lengths) if lengths else None
+
+
+def check_manifest(manifest: Manifest, sequences: Mapping[str, Sized]) -> tuple[str, ...]:
     """The manifest's sequences that are not among `sequences`.
 
     Raises InputError naming every sequence whose number of frames is not that of the manifest: its frames would be
