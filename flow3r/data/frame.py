@@ -49,13 +49,6 @@ def check_indices(indices: Iterable[int], length: int) -> list[int]:
     return checked
 
 
-def frames_in_order(sequence: Sequence, indices: Iterable[int]) -> list[Frame]:
-    """The frames at distinct `indices` in whatever order these are."""
-    wanted = [int(index) for index in indices]
-    found = dict(zip(sorted(wanted), sequence.frames(sorted(wanted)), strict=True))
-    return [found[index] for index in wanted]
-
-
 def frame_sizes(sequence: Sequence, indices: Iterable[int]) -> list[tuple[int, int]]:
     """(H, W) of the upright frames at strictly ascending `indices`; reads them all if the sequence has no `sizes`."""
     if hasattr(sequence, "sizes"):
