@@ -1,4 +1,4 @@
-"""Dense matching with OpenCV: flow between two grey images, composition of flows, local correlation.
+"""Dense matching with OpenCV: flow between two grey images, composition of flows, local correlation, texture.
 
 Flows here are numpy arrays (H, W, 2) in pixels, images uint8 (H, W). No result depends on OpenCV's number of threads.
 """
@@ -55,6 +55,28 @@ def local_correlation(
     variance_a = np.maximum(mean(a * a) - mean_a**2, 0) + noise
     variance_b = np.maximum(mean(b * b) - mean_b**2, 0) + noise
     return (mean(a * b) - mean_a * mean_b) / np.sqrt(variance_a * variance_b)
+
+
+def texture(image: UInt8[np.ndarray, "H W"], window: int = 15) -> Float[np.ndarray, "H W"]:
+    """How much the grey level's gradient varies about each pixel, in its weakest direction: squared levels per pixel.
+
+    The smaller eigenvalue of the gradient's covariance in the `window` x `window` neighbourhood. A ramp, such as the
+    shading of a smooth wall, has none: it matches wherever it is put. Noise of one grey level alone gives 0.23.
+    """
+    import cv2
+
+    grey = image.astype(np.float32)
+    dx, dy = (cv2.Scharr(grey, cv2.CV_32F, *order, scale=1 / 32) for order in ((1, 0), (0, 1)))
+
+    def covariance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        mean_a, mean_b, mean_ab = (
+            cv2.boxFilter(values, cv2.CV_32F, (window, window), borderType=cv2.BORDER_REFLECT)
+            for values in (a, b, a * b)
+        )
+        return mean_ab - mean_a * mean_b
+
+    xx, xy, yy = covariance(dx, dx), covariance(dx, dy), covariance(dy, dy)
+    return 0.5 * (xx + yy - np.sqrt((xx - yy) ** 2 + 4 * xy**2))
 
 
 def erode(mask: np.ndarray, pixels: int) -> np.ndarray:

@@ -90,6 +90,27 @@ def test_what_something_else_hides_is_not_labelled():
         assert (displacement[known] - torch.tensor([speed, 0.0])).norm(dim=-1).median() < 0.1
 
 
+def test_a_highlight_that_moves_over_a_plain_wall_is_no_label():
+    """Its soft rim looks the same in both images, so that every other check takes it for the wall."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    canvas, images, walls = texture(260, 360, seed=1), [], []
+    for step in (0, 1):
+        image, wall = view(canvas, moved(-80 + 3 * step, -60)).copy(), np.zeros(SIZE, dtype=bool)
+        wall[20:100, 40 + 3 * step : 140 + 3 * step] = True
+        light = 110 + 90 * np.exp(-((x - 90 + 7 * step) ** 2 + (y - 60) ** 2) / (2 * 40**2))
+        image[wall] = np.rint(light)[wall][:, None]
+        images.append(image)
+        walls.append(torch.from_numpy(cv2.erode(wall.astype(np.uint8), np.ones((25, 25))) > 0))
+    with_texture, without = (ClassicalTeacher(texture=least)(stack(images), BOTH_WAYS[:1]) for least in (0.25, -1.0))
+    assert with_texture.refusals == without.refusals == ("",)
+    share = [(labels.flow.covisible[0, 0] > 0)[walls[0]].float().mean() for labels in (with_texture, without)]
+    assert share[0] < 0.02 < 0.3 < share[1]
+    beside = ~torch.from_numpy(cv2.dilate(walls[0].byte().numpy(), np.ones((45, 45))) > 0)
+    beside[:, -6:] = beside[:3] = beside[-3:] = beside[:, :3] = False
+    known = (with_texture.flow.covisible[0, 0] > 0) & beside
+    assert known.sum() / beside.sum() > 0.8
+
+
 def panning(count: int, step: float, size: tuple[int, int] = SIZE) -> tuple[torch.Tensor, np.ndarray]:
     canvas = texture(size[0] + 40, round(size[1] + count * step + 40), seed=3)
     return stack([view(canvas, moved(-20 - step * k, -20), size) for k in range(count)]), moved(-step, 0)
