@@ -15,6 +15,7 @@ from flow3r.config import SourceConfig, TrainConfig
 from flow3r.data.catalogue import DATASETS
 from flow3r.data.clips import LabelClips, check_store_matches
 from flow3r.data.datasets.folder import CAMERAS, CameraFolder
+from flow3r.data.indexed import IndexedClips, stored_clips
 from flow3r.data.labels import LabelStore
 from flow3r.data.mixture import Source, Weighted
 from flow3r.data.posed import PosedScenes
@@ -220,11 +221,13 @@ def _useless(flags: TrainFlags, config: TrainConfig) -> Iterator[str]:
         yield f"{given} for preset {config.name!r}, which takes no step on unlabelled video; choose one that does"
 
 
-def clips_of(flags: TrainFlags, config: TrainConfig) -> tuple[Source | None, LabelClips | None]:
+def clips_of(flags: TrainFlags, config: TrainConfig) -> tuple[Source | None, LabelClips | IndexedClips | None]:
     """The unlabelled clips to learn from, and those among them that lie in a store."""
     stored, crop, held_out = None, config.data.crop_clips, flags.held_out or 0.0
+    beside = bool(flags.videos) and flags.teacher is not None  # a store beside a teacher is asked for single videos
     if flags.labels is not None:
-        stored = LabelClips(LabelStore(flags.labels), held_out, crop=crop)
+        store = LabelStore(flags.labels)
+        stored = LabelClips(store, held_out, crop=crop) if beside else stored_clips(store.folder, held_out, crop=crop)
         if flags.held_out is not None and not stored.held_out_count:
             raise InputError(f"--held-out {held_out:g}: {flags.labels} has no pair there; hold out more of every shot")
     if not flags.videos:
@@ -268,7 +271,9 @@ def _camera_folders(path: Path) -> list[CameraFolder]:
     return [CameraFolder(folder) for folder in inner or [path]]
 
 
-def validation_of(flags: TrainFlags, config: TrainConfig, stored: LabelClips | None) -> Validation | None:
+def validation_of(
+    flags: TrainFlags, config: TrainConfig, stored: LabelClips | IndexedClips | None
+) -> Validation | None:
     """What is measured while training, if anything is asked for."""
     return validation(
         config.model.tokens,
@@ -282,7 +287,7 @@ def validation_of(flags: TrainFlags, config: TrainConfig, stored: LabelClips | N
 def _print_forecast(
     flags: TrainFlags,
     config: TrainConfig,
-    stored: LabelClips | None,
+    stored: LabelClips | IndexedClips | None,
     recipe: Recipe | None,
     labelled: PosedScenes | Weighted | None,
 ) -> None:

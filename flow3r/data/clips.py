@@ -14,7 +14,7 @@ from flow3r.data import frame
 from flow3r.data.crops import crop_views, draw_window
 from flow3r.data.labels import LabelStore, SegmentInfo
 from flow3r.data.mixture import Source, Wanted
-from flow3r.data.sampling import draw_clip, spread_indices
+from flow3r.data.sampling import draw_clip, most_connected, spread_indices
 from flow3r.data.video import content_sha256, open_source
 from flow3r.errors import LabelStoreError
 from flow3r.types import Flow, Views
@@ -30,18 +30,7 @@ class Part:
     @cached_property
     def connected(self) -> int:
         """The most frames that labelled pairs connect."""
-        parent: dict[int, int] = {}
-
-        def root(frame: int) -> int:
-            while (above := parent.setdefault(frame, frame)) != frame:
-                parent[frame] = parent[above]
-                frame = above
-            return frame
-
-        for row in self.rows.tolist():
-            i, j = self.segment.pairs[row]
-            parent[root(i)] = root(j)
-        return max(Counter(map(root, list(parent))).values(), default=0)
+        return most_connected(self.segment.pairs[row] for row in self.rows.tolist())
 
 
 class Pool:

@@ -1,6 +1,7 @@
 """Which frames, and which ordered pairs of them. Everything drawn depends on its seed or generator alone."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -104,6 +105,21 @@ def rows_among(pairs: Int[Tensor, "P 2"], frames: Int[Tensor, "N"], generator: t
     """The rows of the pairs whose frames are both among these, in random order."""
     inside = torch.isin(pairs, frames).all(dim=1).nonzero()[:, 0]
     return inside[torch.randperm(len(inside), generator=generator)]
+
+
+def most_connected(pairs: Iterable[Sequence[int]]) -> int:
+    """The most frames that pairs connect, directly or by way of others."""
+    parent: dict[int, int] = {}
+
+    def root(frame: int) -> int:
+        while (above := parent.setdefault(frame, frame)) != frame:
+            parent[frame] = parent[above]
+            frame = above
+        return frame
+
+    for i, j in pairs:
+        parent[root(i)] = root(j)
+    return max(Counter(map(root, list(parent))).values(), default=0)
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

@@ -1,16 +1,21 @@
 """Clips by the index are those of the store, and only of the pairs that were chosen."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from test_labels import SETTINGS, make_segment
 
-from flow3r.data.indexed import IndexedClips
+from flow3r.data import indexed
+from flow3r.data.clips import LabelClips
+from flow3r.data.indexed import IndexedClips, stored_clips
 from flow3r.data.labels import LabelStore
 from flow3r.data.mixture import Wanted, stream
 from flow3r.data.pair_index import PairIndex, write_pair_index
 from flow3r.data.shards import write_shard
 from flow3r.errors import LabelStoreError
+from flow3r.types import Flow
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed (flow3r[scale])")
 WANTED = Wanted(step=3, scenes=4, views=2, size=(28, 42), pairs=2)
@@ -71,5 +76,33 @@ def test_clips_are_of_the_grid_that_is_asked_for(store):
 
 
 def test_clips_that_no_segment_has_are_refused(store):
-    with pytest.raises(LabelStoreError, match="fewer views"):
-        IndexedClips(store.folder).draw(Wanted(step=0, scenes=1, views=5, size=(28, 42), pairs=1), stream(0, 0, "x"))
+    source, many = IndexedClips(store.folder), Wanted(step=0, scenes=1, views=5, size=(28, 42), pairs=1)
+    with pytest.raises(LabelStoreError, match="what fit"):
+        source.draw(many, stream(0, 0, "x"))
+    fitted = source.fit(many, stream(0, 0, "fit"))
+    assert fitted.views == LabelClips(store).fit(many, stream(0, 0, "fit")).views < 5
+    assert source.draw(fitted, stream(0, 0, "x")).images.shape[1] == fitted.views
+
+
+def test_the_one_segment_that_connects_enough_frames_is_found(tmp_path, monkeypatch):
+    store = LabelStore(tmp_path, SETTINGS)
+    for k in range(6):
+        segment = make_segment(first=10 * k, seed=0)
+        if k != 4:  # one pair each
+            info = dataclasses.replace(segment.info, pairs=((0, 1),), covisible_share=(1.0,), median_flow=(1.0,))
+            flow = Flow(torch.tensor([[[0, 1]]]), segment.flow.displacement[:, :1], segment.flow.covisible[:, :1])
+            segment = dataclasses.replace(segment, info=info, flow=flow)
+        store.write(segment)
+    write_pair_index(store)
+    monkeypatch.setattr(indexed, "TRIES", 0)
+    source, wanted = IndexedClips(tmp_path), Wanted(step=0, scenes=3, views=3, size=(28, 42), pairs=1)
+    assert source.fit(wanted, stream(0, 0, "fit")).views == 3
+    clips = source.draw(wanted, stream(0, 0, "clips"))
+    assert {int(name[-6:]) // 10 for clip in clips.names for name in clip} == {4}
+
+
+def test_a_store_is_read_by_its_index_unless_shots_are_asked_for(store):
+    assert isinstance(stored_clips(store.folder), IndexedClips)
+    assert isinstance(stored_clips(store.folder, 0.2), LabelClips)
+    (store.folder / "index.parquet").unlink()
+    assert isinstance(stored_clips(store.folder), LabelClips)
