@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic_room import room_reconstruction
 
-from flow3r.draw import draw_points, look_at, nearest_points, orbit_of, points_along
+from flow3r.draw import draw_points, look_at, nearest_points, orbit_of, points_along, upwards
 from flow3r.geometry.camera import project
 from flow3r.geometry.se3 import invert, transform_points
 
@@ -153,3 +153,13 @@ def test_cameras_back_to_back_are_held_as_the_first_is():
     orbit = orbit_of(torch.randn(100, 3), torch.stack([torch.eye(4), other]))
     torch.testing.assert_close(orbit.up, torch.tensor([0.0, -1, 0]))
     torch.testing.assert_close(orbit.forward, torch.tensor([0.0, 0, 1]))
+
+
+def test_level_cameras_that_all_look_down_have_up_upwards():
+    """Their mean up leans forward by the angle at which they look down."""
+    up = torch.tensor([0.0, -1, 0])
+    targets = torch.tensor([[-2.0, 3, 4], [0, 3, 4], [2, 3, 4]])
+    poses = torch.stack([look_at(torch.zeros(3), target, up) for target in targets])
+    mean = torch.nn.functional.normalize(-poses[:, :3, 1].mean(0), dim=0)
+    assert mean @ up < 0.85 and upwards(poses) @ up > 0.99
+    torch.testing.assert_close(upwards(poses[:1]), -poses[0, :3, 1])  # of one camera nothing else is known

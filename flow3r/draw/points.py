@@ -1,7 +1,7 @@
 """Coloured points as a camera sees them: a depth buffer in software, on the device of the points."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,8 @@ from flow3r.geometry.camera import centred_intrinsics, project, transform_intrin
 from flow3r.geometry.se3 import from_parts, invert, transform_points
 
 NEAREST = 1e-6  # of the points' unit: what is nearer to the camera, or behind it, is not drawn
+MEAN_UP = 0.02  # ours: right hands of equal cameras, with up to 8 degrees (root mean square) of roll, do not count
+WIDER = 1.5  # ours: by how much an orbit is widened for cameras that lie outside the points
 LARGEST_SIDE = 64.0  # pixels, ours: a point next to the camera covers no more than this
 NO_POINT = torch.iinfo(torch.int64).max
 
@@ -123,23 +125,52 @@ class Orbit:
         focal = self.focus.new_tensor(min(size) / 2 / math.tan(half))
         return look_at(centre, self.focus, self.up), centred_intrinsics(focal, *size)
 
+    def upright(self, up: Float[Tensor, "3"]) -> "Orbit":
+        """The same with another direction upwards (of length 1)."""
+        return replace(self, up=up, forward=_level(self.forward, up, torch.linalg.cross(self.forward, self.up)))
+
+    def closer(self, factor: float) -> "Orbit":
+        """The same at a distance divided by `factor`."""
+        return replace(self, reach=self.reach / factor)
+
 
 def orbit_of(points: Float[Tensor, "n 3"], world_from_camera: Float[Tensor, "N 4 4"], share: float = 0.9) -> Orbit:
-    """An orbit that shows the nearer `share` of the points around their median; up is the cameras' mean up.
+    """An orbit around the middle of the points that shows the nearest `share` of them, and the cameras if near.
 
-    Cameras whose mean up or mean line of sight vanishes are taken as the first one is held.
+    Up is as the cameras are held. The middle lies halfway between the 5th and the 95th percentile along each of up, forward and right. Where
+    directions of the cameras cancel out, it is the first one that counts.
     """
     finite = points[points.isfinite().all(-1)]
-    focus = finite.median(0).values
+    up = upwards(world_from_camera)
+    forward = _level(_mean_direction(world_from_camera[:, :3, 2]), up, world_from_camera[0, :3, 0])
+    axes = torch.stack([torch.linalg.cross(forward, up), up, forward])
+    ordered = (finite @ axes.T).sort(dim=0).values
+    tail = int(0.05 * (len(finite) - 1))
+    focus = 0.5 * (ordered[tail] + ordered[-1 - tail]) @ axes
     distance = (finite - focus).norm(dim=-1).sort().values
     reach = float(distance[math.ceil(share * (len(distance) - 1))])
-    up = _mean_direction(-world_from_camera[:, :3, 1])
-    forward = _mean_direction(world_from_camera[:, :3, 2])
+    cameras = float((world_from_camera[:, :3, 3] - focus).norm(dim=-1).max())
+    reach = max(reach, min(cameras, WIDER * reach))
+    return Orbit(focus, max(reach, NEAREST), up, forward)
+
+
+def _level(forward: Float[Tensor, "3"], up: Float[Tensor, "3"], right: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
+    """`forward` without its part along `up`; where that is all of it, what is forward to one that has `right` there."""
     level = forward - (forward @ up) * up
-    if level.norm() < 0.1:  # ours: the cameras look straight down or up; their upper edge then is forward
-        level = world_from_camera[0, :3, 0]
-        level = torch.linalg.cross(up, level - (level @ up) * up)
-    return Orbit(focus, max(reach, NEAREST), up, F.normalize(level, dim=0))
+    if level.norm() < 0.1:  # ours
+        level = torch.linalg.cross(up, right - (right @ up) * up)
+    return F.normalize(level, dim=0)
+
+
+def upwards(world_from_camera: Float[Tensor, "N 4 4"]) -> Float[Tensor, "3"]:
+    """Up in the world, for cameras that are held level but may all look down: at a right angle to their right hands.
+
+    As far as those differ; otherwise the cameras' mean up.
+    """
+    up, right = _mean_direction(-world_from_camera[:, :3, 1]), world_from_camera[:, :3, 0]
+    slope = right.T @ right / len(right) - MEAN_UP * up[:, None] * up
+    level = torch.linalg.eigh(slope).eigenvectors[:, 0]
+    return torch.where(level @ up < 0, -level, level)
 
 
 def _mean_direction(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "3"]:
