@@ -137,8 +137,8 @@ class Orbit:
 def orbit_of(points: Float[Tensor, "n 3"], world_from_camera: Float[Tensor, "N 4 4"], share: float = 0.9) -> Orbit:
     """An orbit around the middle of the points that shows the nearest `share` of them, and the cameras if near.
 
-    Up is as the cameras are held. The middle lies halfway between the 5th and the 95th percentile along each of up, forward and right. Where
-    directions of the cameras cancel out, it is the first one that counts.
+    Up is as the cameras are held. The middle lies halfway between the 5th and the 95th percentile along each of up,
+    forward and right. Where directions of the cameras cancel out, it is the first one that counts.
     """
     finite = points[points.isfinite().all(-1)]
     up = upwards(world_from_camera)
