@@ -31,11 +31,12 @@ def colour_views(count: int = 2) -> Rendered:
     return rendered_scene(size=SIZE, intrinsics=np.array([[525, 0, 320.5], [0, 525, 240.5], [0, 0, 1.0]]), poses=poses)
 
 
-def write_sevenscenes(folder: Path, truth: Rendered, *, projected: bool) -> None:
-    """One `<scene>/seq-XX` folder."""
+def write_sevenscenes(folder: Path, truth: Rendered, *, projected: bool, seen: Rendered | None = None) -> None:
+    """One `<scene>/seq-XX` folder; `seen`: what the depth camera sees, rendered here if it is not given."""
     folder.mkdir(parents=True)
     world_from_depth = truth.world_from_camera @ COLOUR_FROM_DEPTH
-    seen = rendered_scene(0, SIZE, np.array([[585, 0, 320], [0, 585, 240], [0, 0, 1.0]]), world_from_depth)
+    if seen is None:
+        seen = rendered_scene(0, SIZE, np.array([[585, 0, 320], [0, 585, 240], [0, 0, 1.0]]), world_from_depth)
     for k, pose in enumerate(world_from_depth):
         stem = folder / f"frame-{k:06d}"
         cv2.imwrite(f"{stem}.color.png", truth.images[k][..., ::-1])
