@@ -23,28 +23,89 @@ class Column:
     better: Literal["higher", "lower"]
     digits: int
     over_sequences: Callable[[Sequence[float]], float] = mean
+    main: bool = True  # False: another reading of a measure, kept in files and left out of short tables
+
+
+def _parts(
+    group: str, parts: Sequence[str], measures: Mapping[str, tuple[str, Literal["higher", "lower"], int]]
+) -> dict[str, Column]:
+    """The same measures of parts of a scene, or under other alignments: "mse_static" beside "mse"."""
+    return {
+        f"{name}_{part}": Column(group, f"{label}, {part.replace('_', ' & ')}", better, digits, main=False)
+        for part in parts
+        for name, (label, better, digits) in measures.items()
+    }
 
 
 COLUMNS = {
     "rra@5": Column("pose", "RRA@5° %", "higher", 1),
+    "rra@10": Column("pose", "RRA@10° %", "higher", 1, main=False),
     "rra@15": Column("pose", "RRA@15° %", "higher", 1),
     "rra@30": Column("pose", "RRA@30° %", "higher", 1),
     "rta@5": Column("pose", "RTA@5° %", "higher", 1),
+    "rta@10": Column("pose", "RTA@10° %", "higher", 1, main=False),
     "rta@15": Column("pose", "RTA@15° %", "higher", 1),
     "rta@30": Column("pose", "RTA@30° %", "higher", 1),
+    "rta_signed@5": Column("pose", "RTA@5° signed %", "higher", 1, main=False),
+    "rta_signed@10": Column("pose", "RTA@10° signed %", "higher", 1, main=False),
+    "rta_signed@15": Column("pose", "RTA@15° signed %", "higher", 1, main=False),
     "rta_signed@30": Column("pose", "RTA@30° signed %", "higher", 1),
+    "rta_strict@5": Column("pose", "RTA@5° strict %", "higher", 1, main=False),
+    "rta_strict@10": Column("pose", "RTA@10° strict %", "higher", 1, main=False),
+    "rta_strict@15": Column("pose", "RTA@15° strict %", "higher", 1, main=False),
+    "rta_strict@30": Column("pose", "RTA@30° strict %", "higher", 1, main=False),
+    "auc@5": Column("pose", "AUC@5° %", "higher", 1, main=False),
+    "auc@15": Column("pose", "AUC@15° %", "higher", 1, main=False),
     "auc@30": Column("pose", "AUC@30° %", "higher", 1),
+    "auc_strict@30": Column("pose", "AUC@30° strict %", "higher", 1, main=False),
+    "auc_integral@30": Column("pose", "AUC@30° exact integral %", "higher", 1, main=False),
+    "auc_histc@30": Column("pose", "AUC@30° 31 bins %", "higher", 1, main=False),
+    "maa@30": Column("pose", "mAA@30° %", "higher", 1, main=False),
     "ate": Column("pose", "ATE", "lower", 4),
+    "ate_of_s": Column("pose", "ATE / s", "lower", 4, main=False),
+    "ate_ptscale": Column("pose", "ATE, points' scale", "lower", 4, main=False),
     "rpe_translation": Column("pose", "RPE translation", "lower", 4),
+    "rpe_translation_of_s": Column("pose", "RPE translation / s", "lower", 4, main=False),
+    "rpe_translation_ptscale": Column("pose", "RPE translation, points' scale", "lower", 4, main=False),
     "rpe_rotation": Column("pose", "RPE rotation °", "lower", 2),
     "mse": Column("points", "MSE / s", "lower", 4),
+    "mse_sq": Column("points", "MSE squared / s²", "lower", 5, main=False),
+    "rmse": Column("points", "RMSE / s", "lower", 4, main=False),
     "accuracy": Column("points", "Acc / s", "lower", 4),
+    "accuracy_median": Column("points", "Acc median / s", "lower", 4, main=False),
     "completeness": Column("points", "Comp / s", "lower", 4),
+    "completeness_median": Column("points", "Comp median / s", "lower", 4, main=False),
     "chamfer": Column("points", "CD / s", "lower", 4),
+    "chamfer_sq": Column("points", "CD squared / s²", "lower", 5, main=False),
     "f@2": Column("points", "F@2 %", "higher", 3),
     "f@5": Column("points", "F@5 %", "higher", 3),
+    "dropped": Column("points", "points dropped %", "lower", 2, main=False),
+    **_parts("points", ("static", "dynamic"), {
+        "mse": ("MSE / s", "lower", 4),
+        "accuracy": ("Acc / s", "lower", 4),
+        "completeness": ("Comp / s", "lower", 4),
+        "chamfer": ("CD / s", "lower", 4),
+        "f@2": ("F@2 %", "higher", 3),
+        "f@5": ("F@5 %", "higher", 3),
+    }),
+    "nc1": Column("normals", "NC1", "higher", 3),
+    "nc2": Column("normals", "NC2", "higher", 3),
+    "nc": Column("normals", "NC", "higher", 3),
+    "nc1_median": Column("normals", "NC1 median", "higher", 3, main=False),
+    "nc2_median": Column("normals", "NC2 median", "higher", 3, main=False),
+    "nc_median": Column("normals", "NC median", "higher", 3, main=False),
     "abs_rel": Column("depth", "AbsRel", "lower", 4),
+    "sq_rel": Column("depth", "SqRel", "lower", 4, main=False),
+    "depth_rmse": Column("depth", "RMSE", "lower", 4, main=False),
+    "log_rmse": Column("depth", "log RMSE", "lower", 4, main=False),
     "delta": Column("depth", "δ < 1.25 %", "higher", 1),
+    **_parts("depth", ("scale_shift", "metric", "median"), {
+        "abs_rel": ("AbsRel", "lower", 4),
+        "sq_rel": ("SqRel", "lower", 4),
+        "depth_rmse": ("RMSE", "lower", 4),
+        "log_rmse": ("log RMSE", "lower", 4),
+        "delta": ("δ < 1.25 %", "higher", 1),
+    }),
     "aepe": Column("flow", "AEPE px", "lower", 2),
     "aepe_of_diagonal": Column("flow", "AEPE % of diagonal", "lower", 2),
     "within_1px": Column("flow", "within 1 px %", "higher", 1),
@@ -53,8 +114,12 @@ COLUMNS = {
     "within_1%": Column("flow", "within 1 % of width %", "higher", 1),
     "within_2%": Column("flow", "within 2 % of width %", "higher", 1),
     "within_5%": Column("flow", "within 5 % of width %", "higher", 1),
+    **_parts("flow", ("static", "dynamic"), {
+        "aepe": ("AEPE px", "lower", 2),
+        "within_5px": ("within 5 px %", "higher", 1),
+    }),
     "sampson": Column("epipolar", "Sampson px, median", "lower", 3, median),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +132,9 @@ class Score:
         default_factory=dict
     )  # failures and oddities, and how many pairs or views they hit
     degenerate: bool = False  # the true trajectory is static or collinear: ATE and RPE say less
+    # What the numbers rest on, by name: "s" in the truth's unit, "scale_ratio" (the trajectory's scale by that of the
+    # points; near 0 where noise was scaled away), and how many pairs, points, depth_pixels and flow_pairs were scored.
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +167,12 @@ class Report:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The measures that at least one row has, in the order of COLUMNS."""
+        """The main measures that at least one row has, in the order of COLUMNS."""
+        return tuple(name for name in self.measures if COLUMNS[name].main)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """All measures that at least one row has, in the order of COLUMNS."""
         return tuple(name for name in COLUMNS if any(row.mean(name) is not None for row in self.rows))
 
 
@@ -116,7 +189,7 @@ def compare(before: Report, after: Report, names: tuple[str, str] = ("before", "
 
 
 def table(report: Report) -> Table:
-    """A rich table: one line per measure, one column per row of the report, and what needs to be said below it."""
+    """A rich table: one line per main measure, one column per row of the report, and what needs to be said below it."""
     sequences = max((sum(bool(score.values) for score in row.scores) for row in report.rows), default=0)
     result = Table(
         title=report.title, caption="\n".join(footnotes(report)), caption_justify="left", title_justify="left"
@@ -172,9 +245,10 @@ def as_json(report: Report) -> dict[str, Any]:
     rows = [
         {
             "name": row.name,
-            "mean": {name: row.mean(name) for name in report.columns if row.mean(name) is not None},
+            "mean": {name: row.mean(name) for name in report.measures if row.mean(name) is not None},
             "sequences": [
                 {"sequence": s.sequence, "values": s.values, "notes": dict(s.notes), "degenerate": s.degenerate}
+                | ({"facts": dict(s.facts)} if s.facts else {})
                 for s in row.scores
             ],
         }

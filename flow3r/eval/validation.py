@@ -64,7 +64,8 @@ class Validation:
             raise InputError(
                 f"{measure!r} is not measured; expected {' or '.join(self.benchmarks)}, a slash, and a measure"
             )
-        known = [key for key in COLUMNS if COLUMNS[key].group in self.benchmarks[name].groups]
+        groups = self.benchmarks[name].groups
+        known = [key for key, found in COLUMNS.items() if found.main and found.group in groups]
         if column not in known:
             raise InputError(f"{measure!r} is not measured; expected {name}/ and one of {', '.join(known)}")
         return "lowest" if COLUMNS[column].better == "lower" else "highest"

@@ -15,9 +15,8 @@ from flow3r.geometry.align import apply_similarity, umeyama
 from flow3r.metrics.clouds import (
     NormalConsistency,
     iterative_closest_point,
-    nearest,
+    mutual_nearest,
     normal_consistency,
-    tree_of,
 )
 from flow3r.metrics.pose import RESOLUTION
 from flow3r.metrics.robust import robust_similarity
@@ -200,8 +199,7 @@ def _distances(cloud: _Cloud, budget: int | None, seed: int, profile: PointProfi
     if profile.icp_gate is not None:
         fit = iterative_closest_point(predicted, truth, profile.icp_gate)
         predicted = predicted @ fit.rotation.T + fit.translation
-    accuracy, true_of_predicted = nearest(tree_of(truth), predicted)
-    completeness, predicted_of_true = nearest(tree_of(predicted), truth)
+    (accuracy, true_of_predicted), (completeness, predicted_of_true) = mutual_nearest(predicted, truth)
     normals = None
     if profile.normals:
         normals = normal_consistency(predicted, truth, true_of_predicted, predicted_of_true)

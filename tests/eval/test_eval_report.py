@@ -37,12 +37,15 @@ def test_the_table_shows_every_measure_of_every_row_and_which_way_is_better() ->
     assert "–" in to_text(Report("t", (Row("a", (Score("s", {"mse": 1.0}),)), Row("b", (Score("s", {}),)))))
 
 
-def test_all_columns_and_five_rows_fit_a_terminal() -> None:
+def test_all_main_columns_and_five_rows_fit_a_terminal() -> None:
     values = dict.fromkeys(COLUMNS, 123.456)
     names = ("before", "after", "identity pose", "mean training pose", "ground truth")
     rows = tuple(Row(name, (Score("s", values),)) for name in names)
     lines = to_text(Report("t", rows), width=100).splitlines()
-    assert all(any(column.label in line for line in lines) for column in COLUMNS.values())
+    for column in COLUMNS.values():
+        assert any(
+            line.startswith(f"│ {column.label} {'↑' if column.better == 'higher' else '↓'}") for line in lines
+        ) == (column.main), column.label
 
 
 def test_before_and_after_stand_side_by_side() -> None:

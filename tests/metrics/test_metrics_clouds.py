@@ -8,11 +8,10 @@ import torch
 from flow3r.geometry.se3 import rotation_angle, rotation_from_axis_angle
 from flow3r.metrics.clouds import (
     iterative_closest_point,
-    nearest,
+    mutual_nearest,
     nearest_distances,
     normal_consistency,
     point_normals,
-    tree_of,
 )
 
 
@@ -31,7 +30,8 @@ def test_nearest_neighbours_equal_brute_force(seed: int) -> None:
     distance = (one[:, None] - other).norm(dim=-1)
     torch.testing.assert_close(forth, distance.min(1).values, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(back, distance.min(0).values, atol=1e-12, rtol=1e-12)
-    assert (nearest(tree_of(other), one)[1] == distance.argmin(1)).all()
+    (_, other_of_one), (_, one_of_other) = mutual_nearest(one, other)
+    assert (other_of_one == distance.argmin(1)).all() and (one_of_other == distance.argmin(0)).all()
 
 
 def brute_force_icp(source: torch.Tensor, target: torch.Tensor, gate: float) -> tuple[torch.Tensor, float, float]:
@@ -94,7 +94,8 @@ def test_normals_of_a_plane_and_of_a_sphere() -> None:
 
 
 def consistency(one: torch.Tensor, other: torch.Tensor):
-    return normal_consistency(one, other, nearest(tree_of(other), one)[1], nearest(tree_of(one), other)[1])
+    (_, other_of_one), (_, one_of_other) = mutual_nearest(one, other)
+    return normal_consistency(one, other, other_of_one, one_of_other)
 
 
 def test_planes_at_an_angle_are_consistent_to_its_cosine() -> None:
