@@ -5,10 +5,11 @@ counting from a seek, so that variable frame rates and B-frames are exact.
 """
 
 import glob
+import os
 import warnings
 from collections import abc
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ from flow3r.data.decode import VideoDecoder, VideoIndex
 from flow3r.data.frame import Excerpt, Frame, Sequence, check_indices
 from flow3r.data.images import IMAGE_SUFFIXES, ImageFiles, is_image, natural_key
 from flow3r.errors import InputError
-from flow3r.files import sha256_of_file, sha256_of_json
+from flow3r.files import FilePart, sha256_of_file, sha256_of_json
 
 # A cut changes the picture and its colours, and more than the motion around it does. Measured on real clips: 46-117 and
 # 0.52-0.95 at cuts, below 21 and 0.2 in calm shots; fast pans reach 71 and 0.6, but so do their neighbours.
 CUT_DIFFERENCE = 40.0  # mean absolute difference of 64 x 36 grey images
 CUT_COLOURS = 0.5  # half the L1 distance of HSV histograms
 CUT_PROMINENCE = 1.25  # of the difference, over those just before and after
+
+INDICES = 1024  # ours: some 10 kB for a clip of ten seconds; a process that sees every clip once must not keep them all
 
 # Files of a folder that are taken for videos; a video that is named itself may be called anything.
 VIDEO_SUFFIXES = frozenset(
@@ -140,35 +143,53 @@ class VideoFile:
         """The files whose content determines the frames."""
         return (self.path,)
 
-    @cached_property
+    @property
     def index(self) -> VideoIndex:
-        """Where the frames are, and what is wrong with a file of which only a part decodes."""
-        with VideoDecoder(self.path, self.threads) as decoder:
-            return decoder.read_index()
+        """Where the frames are, and what is wrong with a file of which only a part decodes.
+
+        A process keeps those of the INDICES videos that were used last.
+        """
+        return _read_index(self.path, self.threads, _version(self.path))
 
     def __len__(self) -> int:
         return len(self.index.pts)
 
     def timestamps(self) -> Float[np.ndarray, "N"]:
         """Presentation times in seconds. Read from the packets: of a whole file only the last frames are decoded."""
-        return np.array([float(pts * self.index.time_base) for pts in self.index.pts], dtype=np.float64)
+        index = self.index
+        return np.array([float(pts * index.time_base) for pts in index.pts], dtype=np.float64)
 
     def frames(self, indices: abc.Iterable[int]) -> abc.Iterator[Frame]:
         """The frames at strictly ascending `indices`, decoded one at a time.
 
         Raises InputError if the file turns out to be damaged at one of them.
         """
-        wanted = check_indices(indices, len(self))
+        index = self.index
+        wanted = check_indices(indices, len(index.pts))
         with VideoDecoder(self.path, self.threads) as decoder:
             for k in wanted:
-                pts = self.index.pts[k]
-                image = decoder.frame_at(pts, self.index)
-                yield Frame(image, float(pts * self.index.time_base), f"{self.name}_{k:06d}")
+                pts = index.pts[k]
+                yield Frame(decoder.frame_at(pts, index), float(pts * index.time_base), f"{self.name}_{k:06d}")
 
     def sizes(self, indices: abc.Iterable[int]) -> list[tuple[int, int]]:
         """(H, W) of the frames at `indices`: that of the first, since the frames of a video have one size."""
         wanted = check_indices(indices, len(self))
         return [frame.image.shape[:2] for frame in self.frames(wanted[:1])] * len(wanted)
+
+
+@lru_cache(maxsize=INDICES)
+def _read_index(path: Path | FilePart, threads: int, version: tuple[int, int] | None) -> VideoIndex:
+    with VideoDecoder(path, threads) as decoder:
+        return decoder.read_index()
+
+
+def _version(path: Path | FilePart) -> tuple[int, int] | None:
+    """What changes with the file of a video; None if it is not there."""
+    try:
+        found = os.stat(path.file if isinstance(path, FilePart) else path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from made_media import number_of, numbered_frame, texture, write_video
 from PIL import Image
 
 from flow3r.data import video as video_module
+from flow3r.data.decode import VideoIndex
 from flow3r.data.frame import Sequence
 from flow3r.data.images import read_image
 from flow3r.data.video import VideoFile, choose_shot, find_shots, open_source
@@ -103,6 +104,43 @@ def test_frames_are_not_kept(tmp_path):
     tracemalloc.stop()
     assert most <= 2
     assert peak < 8 * one_frame  # of 60
+
+
+def test_indices_of_the_videos_used_last_are_kept_and_no_more(monkeypatch):
+    """A clip of ten seconds has an index of 10 kB, and datasets have half a million of them."""
+    read: list[weakref.ref] = []
+
+    class Decoder:
+        def __init__(self, path: Path, threads: int):
+            pass
+
+        def __enter__(self) -> "Decoder":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read_index(self) -> VideoIndex:
+            index = VideoIndex(tuple(range(300)), (0,), Fraction(1, 30))
+            read.append(weakref.ref(index))
+            return index
+
+    monkeypatch.setattr(video_module, "VideoDecoder", Decoder)
+    videos = [VideoFile(Path(f"{k}.mp4")) for k in range(video_module.INDICES + 50)]
+    for video in videos:
+        assert len(video) == len(video.timestamps()) == 300
+    assert len(read) == len(videos)  # once each
+    assert sum(reference() is not None for reference in read) <= video_module.INDICES
+    assert len(videos[-1]) == 300 and len(read) == len(videos)
+    assert len(videos[0]) == 300 and len(read) == len(videos) + 1  # what was let go is read again
+
+
+def test_a_file_that_is_written_again_is_read_again(tmp_path):
+    lengths = []
+    for count in (3, 5):
+        path = write_video(tmp_path / "a.mp4", [numbered_frame(k) for k in range(count)])
+        lengths.append(len(VideoFile(path)))
+    assert lengths == [3, 5]
 
 
 def test_images_are_read_when_they_are_asked_for(tmp_path):
