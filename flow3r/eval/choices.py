@@ -32,6 +32,20 @@ def held_out_clips(benchmark: Benchmark, root: Path, folder: Path, there: Collec
     return [name for name, clip in clips.items() if clip in tests]
 
 
+def held_out_results(benchmark: Benchmark, root: Path, folder: Path, there: Collection[str]) -> Collection[str]:
+    """Pseudo ground truth but for that of videos in ROOT/<dataset> that are learnt from, where its reader says which.
+
+    A result is called as its video is, with or without more after it, such as P01_101 and P01_101_000250.
+    """
+    videos = root / benchmark.dataset
+    if not videos.is_dir() or is_packed(videos):
+        return there
+    reader = DATASETS[benchmark.dataset]
+    tests = set(reader.held_out(videos))
+    learnt = [f"{video.name}_" for video in reader.sequences(videos) if video.name not in tests] if tests else []
+    return [name for name in there if not any(f"{name}_".startswith(video) for video in learnt)]
+
+
 def first_by_hash(count: int) -> Choice:
     """At most `count` sequences, those with the lowest SHA-256 of "flow3r-eval-v1|<dataset>|<name>".
 

@@ -136,6 +136,16 @@ def test_clips_called_as_those_of_training_are_not_evaluated_and_sixty_are_enoug
     assert chosen[0] not in benchmark.chosen(benchmark, tmp_path, tmp_path, names)
 
 
+def test_kitchens_are_those_of_the_validation_where_it_is_known(tmp_path: Path):
+    benchmark, names = find_benchmark("epic_kitchens"), ("P01_10", "P01_101", "P01_101_000250", "P02_102")
+    assert list(benchmark.chosen(benchmark, tmp_path, tmp_path, names)) == list(names)
+    for video in ("P01_10", "P01_101"):
+        (tmp_path / "epic_kitchens/P01/rgb_frames" / video).mkdir(parents=True)
+    assert list(benchmark.chosen(benchmark, tmp_path, tmp_path, names)) == list(names)
+    (tmp_path / "epic_kitchens/EPIC_100_validation.csv").write_text("narration_id,video_id\nP01_101_0,P01_101\n")
+    assert list(benchmark.chosen(benchmark, tmp_path, tmp_path, names)) == list(names[1:])
+
+
 def test_what_is_learnt_from_is_not_evaluated(root: Path):
     assert set(find_benchmark("co3dv2").select(root).sequences) == {"apple/110_13051_23361", "apple/189_20393_38136"}
     assert set(find_benchmark("scannetpp").select(root).sequences) == {"0a5c013435/iphone", "7b6477cb95/iphone"}

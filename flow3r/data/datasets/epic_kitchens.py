@@ -5,6 +5,9 @@ asked for, `rgb_frames`: a tar archive for each video, of frame_0000000001.jpg a
 is one sequence, from its video if that is there. Frames have no clock but the rates in EPIC_100_video_info.csv of
 epic-kitchens-100-annotations: put beside the participants, it is read. Early copies of the frames of P01_109 and
 P27_103 are of other videos (see its errata). The lens is wide and not calibrated here.
+
+Held out are the videos of EPIC_100_validation.csv and EPIC_100_test_timestamps.csv of those annotations (column
+"video_id"), as far as these files are put beside the participants too.
 """
 
 import csv
@@ -27,6 +30,7 @@ from flow3r.files import FilePart
 
 LAYOUT = "P01/{videos/P01_01.MP4, rgb_frames/P01_01.tar or rgb_frames/P01_01/frame_0000000001.jpg}"
 INFO = "EPIC_100_video_info.csv"
+TESTS = ("EPIC_100_validation.csv", "EPIC_100_test_timestamps.csv")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class StoredFrames:
 
 def sequences(root: Path) -> List[Sequence]:
     """The videos below `root`, or below the folder `EPIC-KITCHENS` in it, such as P01_01."""
-    tree = root / "EPIC-KITCHENS" if (root / "EPIC-KITCHENS").is_dir() else root
+    tree = _tree(root)
     rates, found = _rates(tree / INFO), {}
     for participant in folders(tree, "P[0-9]*", "EPIC-KITCHENS", LAYOUT):
         for source in sorted(participant.glob("rgb_frames/P*")):
@@ -79,20 +83,40 @@ def sequences(root: Path) -> List[Sequence]:
     return [found[name] for name in sorted(found)]
 
 
+def held_out(root: Path) -> list[str]:
+    """The videos below `root` that no run may learn from, as the module says."""
+    tests = {row["video_id"] for name in TESTS for row in _rows(_tree(root) / name, "video_id")}
+    return [video.name for video in sequences(root) if video.name in tests]
+
+
+def _tree(root: Path) -> Path:
+    return root / "EPIC-KITCHENS" if (root / "EPIC-KITCHENS").is_dir() else root
+
+
 def _rates(file: Path) -> dict[str, float]:
-    if not file.is_file():
-        return {}
     try:
-        with open(file, newline="", encoding="utf-8") as rows:
-            return {row["video_id"]: float(row["fps"]) for row in csv.DictReader(rows)}
-    except (ValueError, KeyError, TypeError) as error:
+        return {row["video_id"]: float(row["fps"]) for row in _rows(file, "video_id", "fps")}
+    except ValueError as error:
         raise InputError(f"{file}: not a table of videos with 'video_id' and 'fps' ({error})") from error
+
+
+def _rows(file: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a table of the annotations; none without the file."""
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    for number, row in enumerate(rows, 2):
+        if any(row.get(column) is None for column in columns):
+            raise InputError(f"{file}: line {number} has no {' or no '.join(columns)}; expected a table with them")
+    return rows
 
 
 EPIC_KITCHENS = Dataset(
     name="epic_kitchens",
     title="EPIC-KITCHENS-100",
     sequences=sequences,
+    held_out=held_out,
     labels="none",
     layout=LAYOUT,
     licence="CC BY-NC 4.0 (its web page)",

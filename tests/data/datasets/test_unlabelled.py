@@ -131,6 +131,18 @@ def test_kitchens_as_video_frames_or_archived_frames(tmp_path):
     assert isinstance(archived, Sequence) and len(content_sha256(archived)) == 64
 
 
+def test_kitchens_of_the_published_tests_are_held_out(tmp_path):
+    for name in ("P01_01", "P01_101", "P02_01"):
+        epic_frames(tmp_path / name[:3] / "rgb_frames" / name, 0, 1)
+    assert EPIC_KITCHENS.held_out(tmp_path) == []
+    (tmp_path / "EPIC_100_validation.csv").write_text("narration_id,video_id,verb\nP01_101_0,P01_101,open\n")
+    (tmp_path / "EPIC_100_test_timestamps.csv").write_text("narration_id,video_id\nP02_01_0,P02_01\nP03_1_0,P03_1\n")
+    assert EPIC_KITCHENS.held_out(tmp_path) == ["P01_101", "P02_01"]
+    (tmp_path / "EPIC_100_validation.csv").write_text("narration_id,verb\nP01_101_0,open\n")
+    with pytest.raises(InputError, match=r"EPIC_100_validation\.csv: line 2 has no video_id"):
+        EPIC_KITCHENS.held_out(tmp_path)
+
+
 @pytest.mark.parametrize("dataset", [VIDEOS, KINETICS700, SPATIALVID, EPIC_KITCHENS], ids=lambda dataset: dataset.name)
 def test_roots_without_videos_are_named(tmp_path, dataset):
     assert dataset.labels == "none"
