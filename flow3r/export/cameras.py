@@ -22,6 +22,17 @@ def corner_rays(reconstruction: Reconstruction) -> Float[np.ndarray, "N 4 3"]:
     return corners @ np.linalg.inv(reconstruction.original_intrinsics).swapaxes(-1, -2)
 
 
+def frusta(
+    world_from_camera: Float[np.ndarray, "N 4 4"], corners: Float[np.ndarray, "N 4 3"]
+) -> Float[np.ndarray, "N 8 2 3"]:
+    """Per camera, in the world, the lines from its centre to four corners (in its frame) and the edges between them."""
+    rotation, centre = world_from_camera[:, :3, :3], world_from_camera[:, None, :3, 3]
+    corners = corners @ rotation.swapaxes(-1, -2) + centre
+    rays = np.stack([np.broadcast_to(centre, corners.shape), corners], axis=2)
+    edges = np.stack([corners, np.roll(corners, -1, axis=1)], axis=2)
+    return np.concatenate([rays, edges], axis=1)
+
+
 def typical_depth(reconstruction: Reconstruction) -> float:
     """The median of the known depths, by which drawings of the scene are sized; 1 where there is none."""
     return quantile_of_known(reconstruction, "depth", 0.5) or 1.0

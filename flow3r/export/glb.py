@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from flow3r.export.cameras import corner_rays, typical_depth
+from flow3r.export.cameras import corner_rays, frusta, typical_depth
 from flow3r.export.points import Points
 from flow3r.types import Reconstruction
 
@@ -48,8 +48,4 @@ def _join_ends_of_frusta(tree: dict) -> None:
 def frustum_segments(reconstruction: Reconstruction) -> Float[np.ndarray, "N 8 2 3"]:
     """Per frame, the four rays to the corners of its original image and the four edges between them, in the world."""
     corners = FRUSTUM_DEPTH * typical_depth(reconstruction) * corner_rays(reconstruction)
-    rotation, centre = reconstruction.world_from_camera[:, :3, :3], reconstruction.world_from_camera[:, None, :3, 3]
-    corners = corners @ rotation.swapaxes(-1, -2) + centre
-    rays = np.stack([np.broadcast_to(centre, corners.shape), corners], axis=2)
-    edges = np.stack([corners, np.roll(corners, -1, axis=1)], axis=2)
-    return np.concatenate([rays, edges], axis=1)
+    return frusta(reconstruction.world_from_camera, corners)
