@@ -8,7 +8,6 @@ held out of training, and its manifest says by hashes what was drawn and what ca
     ingest    OUT/megasam/outputs_cvd/<scene>_sgd_cvd_hr.npz of the accepted clips, OUT/manifest.json
 """
 
-import csv
 import json
 import os
 import re
@@ -25,7 +24,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flow3r.data.conventions import LONG_SIDE, reprojection, shrink
-from flow3r.data.datasets.epic_kitchens import EPIC_KITCHENS
+from flow3r.data.datasets.epic_kitchens import EPIC_KITCHENS, TESTS
 from flow3r.data.datasets.kinetics700 import KINETICS700
 from flow3r.data.datasets.megasam import MEGASAM
 from flow3r.data.frame import Excerpt, Sequence
@@ -46,7 +45,6 @@ LOOKED_AT = 1500  # ours: frames of a long video that are searched for a shot
 SMALL = 320  # ours: pixels of the long side of the images that a clip is judged by
 JPEG_QUALITY = 95
 MOST_RESIDUAL = 0.01  # ours: of the long side, median over matches and pairs
-HELD_OUT_LISTS = ("EPIC_100_validation.csv", "EPIC_100_test_timestamps.csv")  # of epic-kitchens-100-annotations
 
 
 @dataclass(frozen=True)
@@ -255,16 +253,12 @@ def _video_id(name: str) -> str:
 
 def _held_out_of_epic(root: Path) -> Iterator[Sequence]:
     tree = root / "EPIC-KITCHENS" if (root / "EPIC-KITCHENS").is_dir() else root
-    lists = [tree / name for name in HELD_OUT_LISTS if (tree / name).is_file()]
-    if not lists:
+    if not any((tree / name).is_file() for name in TESTS):
         raise InputError(
-            f"{tree}: neither {' nor '.join(HELD_OUT_LISTS)}; put one of them there, from the repository "
+            f"{tree}: neither {' nor '.join(TESTS)}; put one of them there, from the repository "
             "epic-kitchens-100-annotations: it says which videos training has not seen"
         )
-    held_out: set[str] = set()
-    for file in lists:
-        with open(file, newline="", encoding="utf-8") as rows:
-            held_out |= {row.get("video_id", "") for row in csv.DictReader(rows)}
+    held_out = set(EPIC_KITCHENS.held_out(root))
     return (sequence for sequence in EPIC_KITCHENS.sequences(root) if sequence.name in held_out)
 
 

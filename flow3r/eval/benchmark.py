@@ -14,6 +14,7 @@ from flow3r.data.catalogue import DATASETS
 from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.datasets.packed import described, is_packed, packed_dataset
 from flow3r.data.frame import Frame, Sequence, check_indices, frame_sizes
+from flow3r.data.prepare import ACCEPTED
 from flow3r.errors import InputError
 from flow3r.eval.labelled_segments import labelled_segments
 from flow3r.eval.samplings import Sampling
@@ -121,10 +122,16 @@ class Benchmark:
     lengths: Mapping[str, int] = field(default_factory=dict)  # frames of the sequences, where these are known facts
 
     def folder(self, root: Path) -> Path:
-        """Where its data are: ROOT/<dataset>, ROOT/<dataset>_megasam, or the label store ROOT/labels/<dataset>."""
+        """Where its data are: ROOT/<dataset>, or the label store ROOT/labels/<dataset>, or results of MegaSaM.
+
+        The latter are ROOT/<dataset>_megasam, as MegaSaM or as `flow3r data prepare` leaves them.
+        """
         if self.pseudo == LABELS:
             return root / LABELS / self.dataset
-        return root / (f"{self.dataset}_{MEGASAM}" if self.pseudo == MEGASAM else self.dataset)
+        if self.pseudo != MEGASAM:
+            return root / self.dataset
+        results = root / f"{self.dataset}_{MEGASAM}"
+        return results / ACCEPTED if (results / ACCEPTED).is_dir() else results
 
     def reader(self, folder: Path) -> Dataset:
         """What reads `folder`: the release, or a packed copy in its place."""

@@ -47,8 +47,8 @@ CO3DV2_FRAMES = 50  # the fewest that a sequence may have
 
 def write_evaluation(root: Path) -> Path:
     """Write all copies below `root`, which is returned."""
-    for number, name in enumerate(("0aPcVjNaBUc_000011_000021", "b_NrybzYzUg_000415_000425")):
-        write_consistent(root / "kinetics700_megasam", scene(number), name)
+    for number, name in enumerate(("000_val_0aPcVjNaBUc_000011_000021", "001_val_b_NrybzYzUg_000415_000425")):
+        write_consistent(root / "kinetics700_megasam" / "megasam", scene(number), name)  # as prepared
     for number, name in enumerate(("P01_101", "P02_102")):
         write_consistent(root / "epic_kitchens_megasam", scene(number), name)
     nothing = np.zeros(SIZE, dtype=bool)

@@ -125,25 +125,11 @@ def test_clips_of_the_label_store_follow_the_videos_where_these_are_there(root: 
     assert len(elsewhere.sequences) == 2
 
 
-def test_clips_called_as_those_of_training_are_not_evaluated_and_sixty_are_enough(root: Path, tmp_path: Path):
-    benchmark = find_benchmark("kinetics700")
-    names = tuple(f"clip{k}" for k in range(70))
-    chosen = benchmark.chosen(benchmark, tmp_path, tmp_path, names)
-    assert len(chosen) == 60 and benchmark.chosen(benchmark, tmp_path, tmp_path, names[::-1]) == chosen
-    learnt = tmp_path / "kinetics700" / "train" / "class"
-    learnt.mkdir(parents=True)
-    (learnt / f"{chosen[0]}.mp4").write_bytes(b"")
-    assert chosen[0] not in benchmark.chosen(benchmark, tmp_path, tmp_path, names)
-
-
-def test_kitchens_are_those_of_the_validation_where_it_is_known(tmp_path: Path):
-    benchmark, names = find_benchmark("epic_kitchens"), ("P01_10", "P01_101", "P01_101_000250", "P02_102")
-    assert list(benchmark.chosen(benchmark, tmp_path, tmp_path, names)) == list(names)
-    for video in ("P01_10", "P01_101"):
-        (tmp_path / "epic_kitchens/P01/rgb_frames" / video).mkdir(parents=True)
-    assert list(benchmark.chosen(benchmark, tmp_path, tmp_path, names)) == list(names)
-    (tmp_path / "epic_kitchens/EPIC_100_validation.csv").write_text("narration_id,video_id\nP01_101_0,P01_101\n")
-    assert list(benchmark.chosen(benchmark, tmp_path, tmp_path, names)) == list(names[1:])
+def test_results_of_megasam_lie_where_it_or_the_preparation_of_clips_leaves_them(root: Path):
+    prepared, plain = find_benchmark("kinetics700"), find_benchmark("epic_kitchens")
+    assert prepared.folder(root) == root / "kinetics700_megasam" / "megasam"
+    assert plain.folder(root) == root / "epic_kitchens_megasam"
+    assert set(plain.select(root).sequences) == {"P01_101", "P02_102"}
 
 
 def test_what_is_learnt_from_is_not_evaluated(root: Path):

@@ -51,7 +51,7 @@ def sequences(root: Path, raw: bool = False) -> List[Sequence]:
     """
     inner = root / "rgbd_bonn_dataset"
     found = folders(inner if inner.is_dir() else root, "rgbd_bonn_*", "Bonn RGB-D Dynamic", LAYOUT)
-    pose = (lambda tracked: tracked) if raw else world_from_camera
+    pose = np.asarray if raw else world_from_camera
     listing = partial(listed_frames, intrinsics=INTRINSICS, distortion=DISTORTION, world_from_camera=pose)
     return [PosedImages(folder.name, partial(listing, folder)) for folder in found]
 
