@@ -6,11 +6,14 @@ import pytest
 import torch
 from exact_scenes import KnowingModel, room_views
 
-from flow3r.eval.measures import evaluate_rows, score_scene
+from flow3r.data.worlds import render_worlds
+from flow3r.eval.measures import Protocol, evaluate_rows, score_scene
 from flow3r.eval.predictors import fixed_poses, identity, model_predictor, truth, with_projected_flow
 from flow3r.eval.report import COLUMNS
 from flow3r.geometry.rigid import predicted_intrinsics
-from flow3r.geometry.se3 import transform_maps
+from flow3r.geometry.se3 import nearest_rotation, transform_maps
+from flow3r.metrics.points import PI3
+from flow3r.types import Prediction, Views
 
 LOWER = [name for name, column in COLUMNS.items() if column.better == "lower"]
 SHARES = [name for name, column in COLUMNS.items() if column.better == "higher" and not name.startswith("f@")]
@@ -139,3 +142,103 @@ def test_a_pair_that_sees_nothing_in_common_is_left_out_and_noted() -> None:
     assert score.notes["pairs without covisible pixels are left out"] == 5
     blind = score_scene(identity(views), replace(views, flow=replace(views.flow, covisible=0 * covisible)), 0)
     assert "aepe" not in blind.values and blind.notes["pairs without covisible pixels are left out"] == 6
+
+
+def noisy(views: Views, seed: int = 0) -> Prediction:
+    """The truth with noise on everything."""
+    generator, exact = torch.Generator().manual_seed(seed), truth(views)
+
+    def shaken(values: torch.Tensor, by: float) -> torch.Tensor:
+        return values + by * torch.randn(values.shape, generator=generator)
+
+    poses = exact.world_from_camera.clone()
+    poses[..., :3, 3] = shaken(poses[..., :3, 3], 0.05)
+    poses[..., :3, :3] = nearest_rotation(shaken(poses[..., :3, :3], 0.05))
+    local = shaken(exact.local_points, 0.1)
+    flow = replace(exact.flow, displacement=shaken(exact.flow.displacement, 2.0))
+    points = transform_maps(poses, local)
+    return replace(exact, local_points=local, world_points=points, world_from_camera=poses, flow=flow)
+
+
+def test_the_order_of_the_views_changes_nothing_but_the_errors_between_consecutive_ones() -> None:
+    views = room_views()
+    prediction, order = noisy(views), [2, 0, 3, 1]
+
+    def permuted(thing):
+        tensors = {name: value for name, value in vars(thing).items() if isinstance(value, torch.Tensor)}
+        return replace(thing, **{name: value[:, order] for name, value in tensors.items()}, flow=None)
+
+    one = score_scene(replace(prediction, flow=None), replace(views, flow=None), 0).values
+    other = score_scene(permuted(prediction), permuted(views), 0).values
+    # Directions stand in the later camera of a pair (spec 1.1), so that RTA and AUC may change with the order too.
+    same = {name for name in one if one[name] == pytest.approx(other[name], rel=1e-6)}
+    assert {name for name in set(one) - same if COLUMNS[name].group != "pose"} == set()
+    assert {"ate", "ate_of_s", "ate_ptscale", "rra@5", "rra@10", "rra@15"} <= same
+    assert {"rpe_translation", "rpe_rotation"}.isdisjoint(same)
+
+
+def test_other_scales_and_units_of_the_trajectory_follow_from_it() -> None:
+    views = room_views()
+    prediction = noisy(views)
+    larger = replace(prediction, local_points=3 * prediction.local_points, world_points=3 * prediction.world_points)
+    one, other = score_scene(prediction, views, 0), score_scene(larger, views, 0)
+    assert other.facts["scale_ratio"] == pytest.approx(3 * one.facts["scale_ratio"], rel=1e-5)
+    assert one.facts["scale_ratio"] == pytest.approx(1.0, abs=0.1)
+    assert one.values["ate"] == pytest.approx(one.facts["s"] * one.values["ate_of_s"])
+    # A fitted scale is the best there is; that of points three times too large shrinks the path to a third.
+    assert one.values["ate"] <= one.values["ate_ptscale"] < other.values["ate_ptscale"]
+    assert other.values["ate"] == pytest.approx(one.values["ate"])
+
+
+def test_the_strict_mode_forgives_a_baseline_that_has_no_direction() -> None:
+    views = room_views()
+    poses = views.world_from_camera.clone()
+    poses[:, 1, :3, 3] = poses[:, 0, :3, 3]
+    still = replace(views, world_from_camera=poses)
+    score = score_scene(truth(still), still, 0)
+    assert score.values["rta@30"] == score.values["auc@30"] == pytest.approx(500 / 6)
+    assert score.values["rta_strict@30"] == score.values["auc_strict@30"] == 100.0
+    assert score.facts["static_pairs"] == 1 and score.facts["pairs"] == 6
+    together = replace(views, world_from_camera=poses[:, :1].expand_as(poses))
+    nowhere = score_scene(truth(together), together, 0).values
+    assert nowhere["rta@30"] == 0.0 and not any("strict" in name for name in nowhere)  # nothing to measure
+
+
+def test_moving_things_are_scored_beside_the_rest() -> None:
+    worlds = render_worlds([1, 7], 3, (42, 56), pairs=torch.tensor([[0, 1], [2, 0]]).expand(2, 2, 2))
+    scene = worlds.moving.flatten(1).sum(1).argmax().item()
+    views, moving = worlds.views, worlds.moving[scene]
+    exact = truth(views)
+    points, displacement = exact.world_points.clone(), exact.flow.displacement.clone()
+    points[scene][moving] += 0.3
+    displacement[scene][moving[exact.flow.pairs[scene, :, 0]]] += 3.0
+    wrong = replace(exact, world_points=points, flow=replace(exact.flow, displacement=displacement))
+    score = score_scene(wrong, views, scene, moving=moving).values
+    assert score["aepe_static"] == pytest.approx(0.0, abs=1e-5)
+    assert score["aepe_dynamic"] == pytest.approx(3 * 2**0.5, rel=1e-5) and score["within_5px_dynamic"] == 100.0
+    assert score["mse_dynamic"] > 3 * score["mse_static"] and score["f@2_static"] > score["f@2_dynamic"]
+    known = views.depth[scene] > 0
+    share = (moving & known).sum() / known.sum()
+    tiled = share * score["mse_dynamic"] + (1 - share) * score["mse_static"]
+    assert score["mse"] == pytest.approx(tiled.item(), rel=1e-5)
+    assert not any(name.endswith(("_static", "_dynamic")) for name in score_scene(wrong, views, scene).values)
+
+
+def test_a_protocol_measures_its_groups_alone() -> None:
+    views = room_views()
+    for groups in (("pose",), ("points",), ("depth",), ("flow",), ("pose", "points", "normals")):
+        score = score_scene(noisy(views), views, 0, protocol=Protocol(groups, PI3))
+        found = {COLUMNS[name].group for name in score.values}
+        assert found == set(groups) | ({"normals"} if "points" in groups else set())
+    assert "ate_of_s" in score_scene(noisy(views), views, 0, protocol=Protocol(("pose",))).values
+    near = score_scene(noisy(views), views, 0, protocol=Protocol(farthest=3.0))
+    assert near.facts["points"] == near.facts["depth_pixels"] == ((views.depth > 0) & (views.depth < 3)).sum()
+
+
+def test_what_rests_on_how_many_pixels_can_be_weighed() -> None:
+    score = score_scene(noisy(room_views()), room_views(), 0)
+    assert score.facts["depth_pixels"] == room_views().depth.numel() and score.facts["flow_pairs"] == 6
+    blind = replace(room_views(), depth=torch.zeros_like(room_views().depth))
+    unknown = score_scene(noisy(room_views()), blind, 0)
+    assert not {name for name in unknown.values if COLUMNS[name].group == "depth"}
+    assert unknown.notes["no pixel has a true depth"] == 1

@@ -25,6 +25,13 @@ def test_area_under_curve_is_the_mean_of_the_cumulative_histogram() -> None:
     assert area_under_curve(errors) == pytest.approx(100 * np.mean(np.cumsum(counts) / 500))
 
 
+@pytest.mark.parametrize("limit", [5, 15, 30])
+def test_every_limit_equals_loops_over_pairs_and_bins(limit: int) -> None:
+    errors = 1.5 * limit * torch.rand(200, generator=torch.Generator().manual_seed(limit), dtype=torch.float64)
+    heights = [sum(error < threshold for error in errors.tolist()) / 200 for threshold in range(1, limit + 1)]
+    assert area_under_curve(errors, limit) == pytest.approx(100 * sum(heights) / limit, rel=1e-9)
+
+
 def random_errors(seed: int, pairs: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(45 * torch.rand(pairs, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -115,3 +115,25 @@ def test_few_or_no_pixels_still_have_a_floor() -> None:
     assert flow_errors(floor[:1], flow[:1], covisible[:1]).aepe < 0.1
     assert homography_flow(flow[:0], covisible[:0]).shape == (0, 12, 12, 2)
     assert flow_errors(flow[:0], flow[:0], covisible[:0]) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_error_equals_loops_over_pixels(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    truth = 4 * torch.randn(2, 7, 9, 2, generator=generator, dtype=torch.float64)
+    prediction = truth + 2 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    covisible = torch.rand(2, 7, 9, generator=generator)
+    means, shares = [], []
+    for pair in range(2):
+        errors = []
+        for y in range(7):
+            for x in range(9):
+                u, v = truth[pair, y, x].tolist()
+                if covisible[pair, y, x] > 0.5 and 0 <= x + 0.5 + u < 9 and 0 <= y + 0.5 + v < 7:
+                    errors.append(math.dist(prediction[pair, y, x].tolist(), (u, v)))
+        means.append(sum(errors) / len(errors))
+        shares.append(100 * sum(error < 3 for error in errors) / len(errors))
+    found = flow_errors(prediction, truth, covisible)
+    assert found.aepe == pytest.approx(sum(means) / 2, rel=1e-9)
+    assert found.aepe_of_diagonal == pytest.approx(50 * sum(means) / math.hypot(7, 9), rel=1e-9)
+    assert found.within_pixels[1] == pytest.approx(sum(shares) / 2, rel=1e-9)
