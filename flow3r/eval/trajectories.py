@@ -16,11 +16,15 @@ SIDE, MARGIN = 300, 24  # pixels of each of the two drawings
 
 
 def aligned_centres(predicted: Float[Tensor, "N 4 4"], true: Float[Tensor, "N 4 4"]) -> Float[Tensor, "N 3"] | None:
-    """Predicted centres after the similarity that the ATE fits; None for fewer than three, or any pose not finite."""
-    if len(true) < 3 or not predicted.isfinite().all():
-        return None
+    """Predicted centres after the similarity that the ATE fits, here to the cameras that are given; NaN for the others.
+
+    None where fewer than three are given.
+    """
     source, target = predicted[:, :3, 3].double(), true[:, :3, 3].double()
-    return apply_similarity(umeyama(source, target), source)
+    given = source.isfinite().all(-1)
+    if given.sum() < 3:
+        return None
+    return apply_similarity(umeyama(source[given], target[given]), source)
 
 
 def trajectory_svg(
@@ -29,7 +33,7 @@ def trajectory_svg(
     colours: Mapping[str, str],
     order: list[int],
 ) -> str:
-    """Centres as dots, joined in `order`; a thin line leads from each predicted one to its truth.
+    """Centres as dots, joined in `order`, those that are NaN left out; thin lines lead from predicted to true ones.
 
     Left from above, the cameras' mean line of sight upwards on the page; right as seen from the right hand, with
     forward to the right and up upwards. One scale for both; the bar says it, in the truth's unit.
@@ -38,7 +42,7 @@ def trajectory_svg(
     orbit = orbit_of(truth, true.double())
     right = torch.linalg.cross(orbit.forward, orbit.up)
     middle = 0.5 * (truth.amin(0) + truth.amax(0))
-    every = torch.cat([truth, *centres.values()]) - middle
+    every = (torch.cat([truth, *centres.values()]) - middle).nan_to_num(0)
     axes = ((right, orbit.forward), (orbit.forward, orbit.up))
     reach = max(float((every @ axis).abs().max()) for axis in (right, orbit.forward, orbit.up))
     scale = (SIDE / 2 - MARGIN) / reach if reach > 0 else 1.0
@@ -56,12 +60,13 @@ def trajectory_svg(
         parts.append(f'<text x="{SIDE * number + 8}" y="12">{name}</text>')
         at_truth = place(truth)
         for method, predicted in centres.items():
-            ends = place(predicted)
-            parts += [_line(pair, colours[method], 0.6, 0.5) for pair in torch.stack([at_truth, ends], dim=1)]
+            given = predicted.isfinite().all(-1)
+            pairs = torch.stack([at_truth, place(predicted)], dim=1)[given]
+            parts += [_line(pair, colours[method], 0.6, 0.5) for pair in pairs]
         parts += [_line(at_truth[order], TRUTH, 2.4, 1.0), *_dots(at_truth, order, TRUTH, 3.2)]
         for method, predicted in centres.items():
-            ends = place(predicted)
-            parts += [_line(ends[order], colours[method], 1.4, 1.0), *_dots(ends, order, colours[method], 2.6)]
+            ends, known = place(predicted), [k for k in order if predicted[k].isfinite().all()]
+            parts += [_line(ends[known], colours[method], 1.4, 1.0), *_dots(ends, known, colours[method], 2.6)]
     return "".join([*parts, *_bar(scale, reach), "</svg>"])
 
 
@@ -80,7 +85,7 @@ def _line(points: Tensor, colour: str, width: float, opacity: float) -> str:
 
 
 def _dots(points: Tensor, order: list[int], colour: str, radius: float) -> list[str]:
-    """The first camera is a ring."""
+    """The first one is a ring."""
     dots = []
     for k in order:
         x, y = points[k].tolist()
