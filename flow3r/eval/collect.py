@@ -63,11 +63,16 @@ class Results:
         """Whether every row of the manifest is there."""
         return not self.missing
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The measures that some row has, in the order of COLUMNS."""
         present = {name for m in self.measured for name in m.score.values}
         return tuple(name for name in COLUMNS if name in present)
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The headline's mean of every measure that it has."""
+        return {c: value for c in self.columns if (value := self.headline.mean(c)) is not None}
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -134,17 +139,17 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
     Of several rows of one draw that of this manifest counts, then the newest definition, then the last written. Raises
     InputError if the rest is of another benchmark or profile, or of several definitions or manifests.
     """
-    name = f"{manifest.benchmark} scored for {method!r}"
+    name, sha256 = f"{manifest.benchmark} scored for {method!r}", manifest.sha256
     _same(name, "benchmark", rows, manifest.benchmark)
     _same(name, "profile", rows, profile)
     asked = {(draw.sequence, draw.draw): None for draw in manifest.draws}
     newest: dict[tuple[str, int], Mapping[str, Any]] = {}
     for row in rows:
         key = row["sequence"], row["draw"]
-        if key in asked and (key not in newest or _rank(row, manifest) >= _rank(newest[key], manifest)):
+        if key in asked and (key not in newest or _rank(row, sha256) >= _rank(newest[key], sha256)):
             newest[key] = row
     kept = [newest[key] for key in sorted(newest)]
-    _same(name, "manifest_sha256", kept, manifest.sha256)
+    _same(name, "manifest_sha256", kept, sha256)
     definition = _same(name, "definition", kept, kept[0]["definition"] if kept else 0)
     return Results(
         method=method,
@@ -152,7 +157,7 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
         dataset=manifest.draws[0].dataset,
         profile=profile,
         definition=definition,
-        manifest_sha256=manifest.sha256,
+        manifest_sha256=sha256,
         measured=tuple(_measured(row) for row in kept),
         missing=tuple(key for key in asked if key not in newest),
         outdated=len(rows) - len(kept),
@@ -188,8 +193,8 @@ def _same(name: str, key: str, rows: Sequence[Mapping[str, Any]], expected: Any)
     return expected
 
 
-def _rank(row: Mapping[str, Any], manifest: Manifest) -> tuple[bool, int]:
-    return row["manifest_sha256"] == manifest.sha256, row["definition"]
+def _rank(row: Mapping[str, Any], manifest_sha256: str) -> tuple[bool, int]:
+    return row["manifest_sha256"] == manifest_sha256, row["definition"]
 
 
 def _checked(row: Any) -> dict[str, Any]:

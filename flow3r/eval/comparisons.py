@@ -8,7 +8,7 @@ from typing import Any
 from flow3r.eval.collect import Results
 from flow3r.eval.intervals import Difference, paired_differences
 from flow3r.eval.paper import METRICS
-from flow3r.eval.report import COLUMNS, Row
+from flow3r.eval.report import COLUMNS
 from flow3r.eval.result_tables import ordered, short, title_of
 from flow3r.eval.typeset import Grid, Sheet, arrow, bounds, method_name, number
 
@@ -34,7 +34,9 @@ class StrideBucket:
     benchmark: str
     profile: str
     stride: int
-    row: Row
+    method: str
+    samples: int
+    means: Mapping[str, float]  # over all draws
 
 
 def comparisons(results: Iterable[Results], reference: str | None = None) -> tuple[Comparison, ...]:
@@ -64,10 +66,11 @@ def stride_buckets(results: Iterable[Results]) -> tuple[StrideBucket, ...]:
     """By benchmark, stride and method, where a benchmark has frames of several strides."""
     made = []
     for (profile, benchmark), group in groupby(ordered(results), key=lambda r: (r.profile, r.benchmark)):
-        buckets = [(stride, row) for r in group for stride, row in r.by_stride().items()]
-        if len({stride for stride, _ in buckets}) > 1:
-            buckets.sort(key=lambda bucket: (bucket[0], bucket[1].name))
-            made += [StrideBucket(benchmark, profile, stride, row) for stride, row in buckets]
+        rows = [(stride, row) for r in group for stride, row in r.by_stride().items()]
+        if len({stride for stride, _ in rows}) > 1:
+            for stride, row in sorted(rows, key=lambda bucket: (bucket[0], bucket[1].name)):
+                means = {c: mean for c in COLUMNS if (mean := row.mean(c)) is not None}
+                made.append(StrideBucket(benchmark, profile, stride, row.name, len(row.scores), means))
     return tuple(made)
 
 
@@ -88,12 +91,12 @@ def stride_sheet(buckets: Sequence[StrideBucket]) -> Sheet:
     grids = []
     for (profile, benchmark), found in groupby(buckets, key=lambda b: (b.profile, b.benchmark)):
         group = list(found)
-        columns = [c for c in MEASURES if any(b.row.mean(c) is not None for b in group)]
+        columns = [c for c in MEASURES if any(c in b.means for b in group)]
         header = ("stride", "method", "samples", *(f"{COLUMNS[c].label} {arrow(c)}" for c in columns))
         lines = tuple(
             (
-                *(str(b.stride), method_name(b.row.name), str(len(b.row.scores))),
-                *(number(b.row.mean(c), COLUMNS[c].digits) for c in columns),
+                *(str(b.stride), method_name(b.method), str(b.samples)),
+                *(number(b.means.get(c), COLUMNS[c].digits) for c in columns),
             )
             for b in group
         )
@@ -131,10 +134,10 @@ def stride_records(buckets: Iterable[StrideBucket]) -> list[dict[str, Any]]:
         {
             "benchmark": bucket.benchmark,
             "profile": bucket.profile,
-            "method": bucket.row.name,
+            "method": bucket.method,
             "stride": bucket.stride,
-            "samples": len(bucket.row.scores),
-            "means": {c: short(bucket.row.mean(c)) for c in COLUMNS if bucket.row.mean(c) is not None},
+            "samples": bucket.samples,
+            "means": {c: short(mean) for c, mean in bucket.means.items()},
         }
         for bucket in buckets
     ]

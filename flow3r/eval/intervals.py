@@ -94,8 +94,10 @@ def paired_differences(
 
 def sign_test(wins: int, losses: int) -> float:
     """The two-sided exact p-value of so uneven a split of fair coins; ties are left out before."""
-    n, fewer = wins + losses, min(wins, losses)
-    at_most = sum(math.comb(n, k) for k in range(fewer + 1))
+    n, at_most, ways = wins + losses, 0, 1
+    for k in range(min(wins, losses) + 1):
+        at_most += ways  # n over k
+        ways = ways * (n - k) // (k + 1)
     return min(1.0, 2 * at_most / 2**n)
 
 

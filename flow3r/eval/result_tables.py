@@ -236,7 +236,7 @@ def _cell(column: Cell, results: Results | None, number: Printed | None = None) 
         **place,
         paper=number,
         run=results.method,
-        ours=results.headline.mean(column.column),
+        ours=results.means.get(column.column),
         interval=results.intervals.get(column.column),
         sequences=sum(column.column in score.values for score in results.headline.scores),
         expected=results.expected,

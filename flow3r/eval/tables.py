@@ -5,7 +5,7 @@ The same score rows, in whatever order they were written, make the same bytes.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from flow3r.eval.comparisons import (
     stride_sheet,
 )
 from flow3r.eval.paper import general_remarks
-from flow3r.eval.report import COLUMNS
 from flow3r.eval.result_tables import ResultTable, further_tables, ordered, paper_and_ours, records, short
 from flow3r.eval.typeset import Sheet, latex, markdown, sheet
 from flow3r.files import write_json, write_text
@@ -34,21 +33,34 @@ def write_tables(results: Sequence[Results], folder: str | Path) -> tuple[Path, 
     """
     folder = Path(folder)
     tables = (*paper_and_ours(results), *further_tables(results))
-    pages, flat = sheets(results, tables), [record for table in tables for record in records(table)]
+    pairs, buckets = comparisons(results), stride_buckets(results)
+    flat = [record for table in tables for record in records(table)]
+    pages = (
+        *(sheet(table) for table in tables),
+        *([comparison_sheet(pairs)] if pairs else []),
+        *([stride_sheet(buckets)] if buckets else []),
+        on_the_whole(results),
+    )
     paths = tuple(folder / f"tables.{kind}" for kind in ("md", "tex", "csv", "json"))
     write_text(paths[0], markdown(pages))
     write_text(paths[1], latex(pages))
     write_text(paths[2], as_csv(flat))
-    write_json(paths[3], as_json(results, tables, flat))
+    content = {
+        "format": FORMAT,
+        "tables": [_said(table) for table in tables],
+        "cells": flat,
+        "comparisons": comparison_records(pairs),
+        "strides": stride_records(buckets),
+        "results": [_summary(r) for r in ordered(results)],
+        "remarks": list(on_the_whole(results).notes),
+    }
+    write_json(paths[3], content)
     return paths
 
 
-def sheets(results: Sequence[Results], tables: Sequence[ResultTable]) -> tuple[Sheet, ...]:
-    """Everything that is printed: the tables, methods compared, strides, and on what it all rests."""
-    pages = [sheet(table) for table in tables]
-    pages += [comparison_sheet(found)] if (found := comparisons(results)) else []
-    pages += [stride_sheet(buckets)] if (buckets := stride_buckets(results)) else []
-    return (*pages, Sheet("On the whole", (), (*general_remarks(), *_provenance(results))))
+def paper_sheets(results: Sequence[Results]) -> tuple[Sheet, ...]:
+    """Tables 1 to 15, ours beside the paper's, and what concerns them all: for typeset.console."""
+    return (*map(sheet, paper_and_ours(results)), on_the_whole(results))
 
 
 def as_csv(flat: Sequence[dict[str, Any]]) -> str:
@@ -60,28 +72,29 @@ def as_csv(flat: Sequence[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def as_json(
-    results: Sequence[Results], tables: Sequence[ResultTable], flat: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """All numbers, with what was measured, what failed and what is missing."""
-    return {
-        "format": FORMAT,
-        "tables": [
-            {"name": t.name, "title": t.title, "footnotes": list(t.footnotes), "remarks": list(t.remarks)}
-            for t in tables
-        ],
-        "cells": list(flat),
-        "comparisons": comparison_records(comparisons(results)),
-        "strides": stride_records(stride_buckets(results)),
-        "results": [_summary(r) for r in ordered(results)],
-        "remarks": list(general_remarks()),
-    }
+def on_the_whole(results: Iterable[Results]) -> Sheet:
+    """What concerns all tables: the paper's oddities, units, the definition and the manifests behind the numbers."""
+    notes, measured = list(general_remarks()), [r for r in ordered(results) if r.measured]
+    if not measured:
+        return Sheet("On the whole", (), (*notes, "Nothing was measured."))
+    manifests = ", ".join(dict.fromkeys(f"{r.benchmark} {r.manifest_sha256[:12]}" for r in measured))
+    notes += [
+        "ATE and RPE translation are in the unit of each dataset's truth; the paper does not name its own.",
+        f"Definition {measured[0].definition} of the measures. Manifests (SHA-256): {manifests}.",
+    ]
+    return Sheet("On the whole", (), tuple(notes))
+
+
+def _said(table: ResultTable) -> dict[str, Any]:
+    """What stands above and below a table."""
+    words = {"footnotes": list(table.footnotes), "remarks": list(table.remarks)}
+    return {"name": table.name, "title": table.title, "profile": table.profile, **words}
 
 
 def _summary(results: Results) -> dict[str, Any]:
     """One method on one benchmark: what its numbers rest on, and its means with and without degenerate sequences."""
-    headline, columns = results.headline, [c for c in COLUMNS if results.headline.mean(c) is not None]
-    ordinary = {c: headline.mean(c, ordinary_only=True) for c in columns}
+    headline = results.headline
+    ordinary = {c: headline.mean(c, ordinary_only=True) for c in results.means}
     return {
         "method": results.method,
         "benchmark": results.benchmark,
@@ -92,16 +105,6 @@ def _summary(results: Results) -> dict[str, Any]:
         "missing": [list(key) for key in results.missing],
         "failures": dict(sorted(results.failures.items())),
         "degenerate": sum(score.degenerate for score in headline.scores),
-        "means": {c: short(headline.mean(c)) for c in columns},
+        "means": {c: short(value) for c, value in results.means.items()},
         "means_without_degenerate": {c: short(value) for c, value in ordinary.items() if value is not None},
     }
-
-
-def _provenance(results: Sequence[Results]) -> list[str]:
-    """Definition and manifests behind the numbers."""
-    measured = [r for r in ordered(results) if r.measured]
-    if not measured:
-        return ["Nothing was measured."]
-    manifests = {f"{r.benchmark} {r.manifest_sha256[:12]}": None for r in measured}
-    units = "ATE and RPE translation are in the unit of each dataset's truth; the paper does not name its own."
-    return [units, f"Definition {measured[0].definition} of the measures. Manifests (SHA-256): {', '.join(manifests)}."]

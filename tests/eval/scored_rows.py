@@ -31,10 +31,11 @@ def row(draw: Draw, of: Manifest, values: Mapping[str, float], **changed: Any) -
 
 def rows(of: Manifest, values: Mapping[str, float], **changed: Any) -> list[dict[str, Any]]:
     """Rows of all draws; a value grows by a hundredth with the sequence and by a thousandth with the draw."""
-    return [
-        row(d, of, {k: v + 0.01 * int(d.sequence[1:]) + 0.001 * d.draw for k, v in values.items()}, **changed)
-        for d in of.draws
-    ]
+    made = []
+    for d in of.draws:
+        grown = {k: v + 0.01 * int(d.sequence[1:]) + 0.001 * d.draw for k, v in values.items()}
+        made.append(row(d, of, grown, **changed))
+    return made
 
 
 def scored(method: str, benchmark: str, values: Mapping[str, float], sequences: int = 3, **changed: Any) -> Results:

@@ -13,12 +13,12 @@ from scored_rows import manifest, row, rows, scored, write_scores
 
 from flow3r.errors import InputError
 from flow3r.eval.collect import Results, check_comparable, read_rows, read_scores, results_of
-from flow3r.eval.comparisons import comparisons, stride_buckets
+from flow3r.eval.comparisons import comparison_sheet, comparisons, stride_buckets, stride_sheet
 from flow3r.eval.paper import anomalies, paper_tables
 from flow3r.eval.report import COLUMNS
 from flow3r.eval.result_tables import further_tables, paper_and_ours, records
-from flow3r.eval.tables import sheets, write_tables
-from flow3r.eval.typeset import console, latex, latex_escaped, markdown, method_name, number
+from flow3r.eval.tables import paper_sheets, write_tables
+from flow3r.eval.typeset import console, latex, latex_escaped, markdown, method_name, number, sheet
 
 MEASURES = {"ate": 0.05, "rpe_translation": 0.06, "rpe_rotation": 1.0, "mse": 0.3, "f@5": 0.5}
 
@@ -44,7 +44,7 @@ def split(line: str) -> list[str]:
 
 def test_all_670_numbers_of_the_paper_stand_in_the_markdown_once() -> None:
     """Counted from the text alone: by table, heading, method and column."""
-    text = markdown(sheets([sintel()], paper_and_ours([sintel()])))
+    text = markdown(paper_sheets([sintel()]))
     found: Counter = Counter()
     for part in re.split(r"^## Table ", text, flags=re.M)[1:]:
         for block in re.split(r"^\*\*", part.split("\n## ")[0], flags=re.M)[1:]:
@@ -70,7 +70,7 @@ def test_all_670_numbers_of_the_paper_stand_in_the_csv_once(tmp_path: Path) -> N
 
 
 def test_ours_stands_below_the_papers_with_difference_and_interval() -> None:
-    text = markdown(sheets([sintel()], paper_and_ours([sintel()])))
+    text = markdown(paper_sheets([sintel()]))
     assert line(text, "## Table 10", "paper", 4)[:6] == ["Flow3r", "paper", "", "0.048", "0.058", "0.920"]
     assert line(text, "## Table 10", "ours", 4)[1:6] == ["ours", "3", "0.060", "0.070", "1.010"]  # mean of draw 0
     assert line(text, "## Table 10", "difference")[3:6] == ["+0.012", "+0.012", "+0.090"]
@@ -81,7 +81,7 @@ def test_ours_stands_below_the_papers_with_difference_and_interval() -> None:
 
 
 def test_what_was_not_run_is_visibly_empty() -> None:
-    text = markdown(sheets([], paper_and_ours([])))
+    text = markdown(paper_sheets([]))
     ours = [ln for ln in text.splitlines() if "| ours |" in ln]
     assert len(ours) == sum(len(t.datasets) * len(t.methods) for t in paper_tables())
     assert all(set(ln.split("| ours |")[1].replace("|", "").split()) == {"–"} for ln in ours)
@@ -92,7 +92,7 @@ def test_rows_beyond_the_papers_stand_below_a_rule() -> None:
     results = [sintel(), scored("classical", "sintel", MEASURES), scored("table5-pi3-3d", "sintel", MEASURES)]
     (block,) = paper_and_ours(results)[9].blocks
     assert [ln.method for ln in block.lines if ln.beyond] == ["classical"]  # an ablation's run is left to its table
-    (grid,) = sheets(results, paper_and_ours(results))[9].grids
+    (grid,) = paper_sheets(results)[9].grids
     rule = grid.lines.index(None)
     assert grid.lines[rule + 1][0] == "classical" and "classical" not in {ln[0] for ln in grid.lines[:rule]}
 
@@ -121,7 +121,7 @@ def test_training_variants_answer_their_rows() -> None:
 
 
 def test_every_anomaly_is_printed_and_every_mark_leads_to_its_note() -> None:
-    pages = sheets([], paper_and_ours([]))
+    pages = paper_sheets([])
     notes = [note for page in pages for note in page.notes]
     for anomaly in anomalies():
         assert any(anomaly.text in note for note in notes), anomaly.text
@@ -181,10 +181,10 @@ def test_partial_results_are_marked_and_missing_rows_counted() -> None:
     kept = [line for line in rows(of, MEASURES) if line["sequence"] != "s3"]
     results = results_of("flow3r", "flow3r", kept, of)
     assert results.missing == (("s3", 0), ("s3", 1)) and not results.complete and results.expected == 4
-    text = markdown(sheets([results], paper_and_ours([results])))
+    text = markdown(paper_sheets([results]))
     assert line(text, "## Table 10", "ours", 4)[2:4] == ["3 of 4", "0.060†"]
     assert "flow3r on Sintel: partial, 2 of 8 rows are missing." in text
-    assert "†" not in line(markdown(sheets([sintel()], paper_and_ours([sintel()]))), "## Table 10", "ours", 4)[3]
+    assert "†" not in line(markdown(paper_sheets([sintel()])), "## Table 10", "ours", 4)[3]
 
 
 def test_failures_count_in_the_mean_and_are_said() -> None:
@@ -229,7 +229,7 @@ def test_csv_and_json_hold_the_same_numbers(tmp_path: Path) -> None:
 
 def test_latex_is_balanced_and_escaped() -> None:
     results = [sintel(), scored("a_b&c", "sintel", MEASURES), scored("a_b&c", "pi3_dtu", MEASURES, profile="pi3")]
-    text = latex(sheets(results, (*paper_and_ours(results), *further_tables(results))))
+    text = latex([*paper_sheets(results), *map(sheet, further_tables(results))])
     assert text.isascii() and "a\\_b\\&c" in text and "$\\pi^{3}$" in text
     opened: list[str] = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+\*?)\}", text):
@@ -251,7 +251,7 @@ def test_latex_is_balanced_and_escaped() -> None:
 def test_the_console_shows_every_number_of_a_table() -> None:
     stream = io.StringIO()
     screen = Console(file=stream, width=130, color_system=None)
-    for page in sheets([sintel()], paper_and_ours([sintel()])):
+    for page in paper_sheets([sintel()]):
         screen.print(*console(page), sep="\n")
     text = stream.getvalue()
     for of_paper in paper_tables()[9].numbers:
@@ -277,18 +277,19 @@ def test_methods_are_compared_on_the_samples_that_both_have() -> None:
     assert difference.p == pytest.approx(2 / 2**11)
     (back,) = comparisons(results, reference="classical")
     assert back.differences["ate"].losses == 11 and comparisons(results, reference="vggt") == ()
-    assert "nano − classical on Sintel" in markdown(sheets(results, ()))
+    assert "nano − classical on Sintel" in markdown([comparison_sheet([found])])
 
 
 def test_buckets_of_stride_part_the_draws() -> None:
     of = manifest("sintel", sequences=4, draws=3, strides=(1, 2, 6))
     lines = [row(d, of, {"ate": float(d.stride)}) for d in of.draws]
     buckets = stride_buckets([results_of("flow3r", "flow3r", lines, of)])
-    assert [(b.stride, len(b.row.scores), b.row.mean("ate")) for b in buckets] == [
+    assert [(b.stride, b.samples, b.means["ate"]) for b in buckets] == [
         (1, 4, 1.0),
         (2, 4, 2.0),
         (6, 4, 6.0),
     ]
+    assert "| 6 | flow3r | 4 | 6.0000 |" in markdown([stride_sheet(buckets)])
     single = manifest("sintel", strides=(4,))
     assert stride_buckets([results_of("flow3r", "flow3r", rows(single, MEASURES), single)]) == ()
 
