@@ -149,7 +149,7 @@ class Matcher:
 
         a, b = self._grey(source), self._grey(target)
         corners = cv2.goodFeaturesToTrack(a, 400, 0.005, 5)
-        if corners is None:
+        if corners is None or a.shape != b.shape:  # the tracker follows between images of one size
             return np.empty((0, 2)), np.empty((0, 2))
         found, seen, _ = cv2.calcOpticalFlowPyrLK(a, b, corners, None)
         again, seen_again, _ = cv2.calcOpticalFlowPyrLK(b, a, found, None)

@@ -13,11 +13,15 @@ import torch
 from made_media import texture
 from posed_on_disk import write_cameras as write
 from synthetic_room import HIGH, LOW, intrinsics_of, render, walk
+from tum_on_disk import relay_freiburg1
 
+from flow3r import cli
 from flow3r.data.conventions import AXES, Variant
 from flow3r.data.datasets.folder import CAMERAS
 from flow3r.data.datasets.posed_folders import POSED_FOLDERS
+from flow3r.data.transforms import undistort
 from flow3r.data.validate import Check, validate
+from flow3r.data.video import open_source
 from flow3r.draw import save_png
 from flow3r.errors import InputError
 
@@ -197,11 +201,49 @@ def test_only_labelled_datasets_are_validated(tmp_path: Path):
         validate(find_dataset("videos"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["hololens_office", "lund_door", "pi3_room_synthetic", "rgbd_mini5", "tum_fr1_rpy"])
-def test_real_sequences_with_ground_truth_pass(name: str, shared: Path):
+def sample(shared: Path, name: str) -> Path:
     folder = shared / "data" / "sequences_with_gt" / name
     if not folder.is_dir():
         pytest.skip(f"sample data not found at {folder}")
-    checks = validate(POSED_FOLDERS, folder)
-    assert not failures(checks)
-    assert {check.status for check in checks if check.name == "reprojection"} == {"pass"}
+    return folder
+
+
+def printed_by_command(path: Path, capsys: pytest.CaptureFixture) -> dict[str, str]:
+    """The status of every check that `flow3r data validate PATH` prints; it exits with code 1 if one fails."""
+    cli.main(["data", "validate", str(path)])
+    return dict(re.findall(r"^\S+ +(\w+) +(pass|fail|unknown|note) ", capsys.readouterr().out, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["hololens_office", "lund_door", "pi3_room_synthetic", "rgbd_mini5", "tum_fr1_rpy"])
+def test_real_sequences_with_ground_truth_pass(name: str, shared: Path, capsys):
+    found = printed_by_command(sample(shared, name), capsys)
+    assert {found[check] for check in ("files", "finite", "rotations", "conventions", "reprojection")} == {"pass"}
+    assert found["depth"] == ("note" if name == "lund_door" else "pass")  # it has cameras alone
+    assert found["order"] == ("unknown" if name == "rgbd_mini5" else "pass")  # five frames
+
+
+def test_a_real_sequence_in_the_layout_of_its_benchmark_passes(shared: Path, tmp_path: Path, capsys):
+    relay_freiburg1(sample(shared, "tum_fr1_rpy"), tmp_path / "rgbd_dataset_freiburg1_rpy")
+    found = printed_by_command(tmp_path, capsys)
+    assert {found[check] for check in ("finite", "depth", "conventions", "reprojection", "order")} == {"pass"}
+    assert found["files"] == "pass"
+
+
+def test_four_views_too_far_apart_to_match_are_said_to_be_unknown(shared: Path, tmp_path: Path, capsys):
+    """One instant of a moving person, seen by four calibrated cameras a quarter turn apart."""
+    folder = sample(shared, "pose2sim_4cam_person_dynamic")
+    entries = []
+    for camera in json.loads((folder / CAMERAS).read_text())["cameras"]:
+        (frame,) = open_source(folder / camera["video"]).frames([50])
+        intrinsics = np.array(camera["K"]) + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+        image, _ = undistort(frame.image, None, intrinsics, camera["distortion_opencv_k1k2p1p2k3"])
+        file = f"{Path(camera['video']).stem}.jpg"
+        cv2.imwrite(str(tmp_path / file), image[..., ::-1])
+        entries.append({"image": file, "K": intrinsics.tolist(), "c2w": camera["c2w"]})
+    write(tmp_path, {"pixel_centre": 0.5, "frames": entries})
+    found = printed_by_command(tmp_path, capsys)
+    assert {check: status for check, status in found.items() if status != "pass"} == {
+        "depth": "note",
+        "reprojection": "unknown",
+        "order": "unknown",
+    }

@@ -1,12 +1,11 @@
 """TUM-dynamics: the tracked pose is the camera's; freiburg3 has no distortion left, freiburg1 has."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rendered import check_frames, rendered_scene
-from tum_on_disk import write_tum
+from tum_on_disk import relay_freiburg1, write_tum
 
 from flow3r.data.datasets.folder import CameraFolder
 from flow3r.data.datasets.tum_dynamics import TUM_DYNAMICS
@@ -30,14 +29,7 @@ def test_real_frames_of_freiburg1_agree_with_their_verified_cameras(shared: Path
     source = shared / "data/sequences_with_gt/tum_fr1_rpy"
     if not source.is_dir():
         pytest.skip(f"no {source}")
-    folder = tmp_path / "rgbd_dataset_freiburg1_rpy"
-    folder.mkdir()
-    (folder / "rgb").symlink_to(source / "images")
-    (folder / "depth").symlink_to(source / "depth")
-    entries = json.loads((source / "cameras.json").read_text())["frames"]
-    (folder / "rgb.txt").write_text("".join(f"{e['t']:.6f} rgb/{Path(e['image']).name}\n" for e in entries))
-    (folder / "depth.txt").write_text("".join(f"{Path(e['depth']).stem} {e['depth']}\n" for e in entries))
-    (folder / "groundtruth.txt").symlink_to(source / "groundtruth_full_tum.txt")
+    entries = relay_freiburg1(source, tmp_path / "rgbd_dataset_freiburg1_rpy")
     (sequence,) = TUM_DYNAMICS.sequences(tmp_path)
     assert len(sequence) + sequence.left_out.total() == len(entries)
     ours, theirs = list(sequence.frames([3, 40])), list(CameraFolder(source).frames([3, 40]))

@@ -1,5 +1,6 @@
 """Writes a sequence as the TUM RGB-D benchmark lays it out (its page "File Formats"), which Bonn RGB-D follows."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,18 @@ def write_tum(folder: Path, seen: Rendered, tracked: np.ndarray) -> None:
     write_list(folder / "rgb.txt", "# color images", rgb)
     write_list(folder / "depth.txt", "# depth maps", depth)
     write_list(folder / "groundtruth.txt", "# ground truth trajectory", track)
+
+
+def relay_freiburg1(source: Path, folder: Path) -> list[dict]:
+    """The benchmark's own files, made again from a verified copy of some frames; returns what that says of each."""
+    folder.mkdir()
+    (folder / "rgb").symlink_to(source / "images")
+    (folder / "depth").symlink_to(source / "depth")
+    entries = json.loads((source / "cameras.json").read_text())["frames"]
+    (folder / "rgb.txt").write_text("".join(f"{e['t']:.6f} rgb/{Path(e['image']).name}\n" for e in entries))
+    (folder / "depth.txt").write_text("".join(f"{Path(e['depth']).stem} {e['depth']}\n" for e in entries))
+    (folder / "groundtruth.txt").symlink_to(source / "groundtruth_full_tum.txt")
+    return entries
 
 
 def line(time: float, pose: np.ndarray) -> str:
