@@ -1,0 +1,344 @@
+"""Stage 2: samples against the truth, one JSON row for each draw of a manifest. Rows that are there stay.
+
+A row is {benchmark, dataset, sequence, draw, stride, frames, profile, budget, sample_sha256, manifest_sha256,
+definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the definitions alone: it
+holds no times, and is computed on one thread, whatever runs beside it.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from flow3r.data.frame import Sequence
+from flow3r.errors import Flow3rError, InputError
+from flow3r.eval.benchmark import Benchmark
+from flow3r.eval.benchmarks import find_benchmark
+from flow3r.eval.frames import flow_on_grid, labels_on_grid
+from flow3r.eval.labelled_segments import FlowLabelled
+from flow3r.eval.manifests import Draw, Manifest
+from flow3r.eval.measures import DEFINITION, Protocol, score_scene
+from flow3r.eval.predict import failure_path, sample_path
+from flow3r.eval.report import Score
+from flow3r.eval.samples import Sample, read_sample
+from flow3r.files import sha256_of_file, write_text
+from flow3r.metrics.points import FLOW3R, PI3
+from flow3r.types import Flow, Prediction, Views
+
+Profile = Literal["flow3r", "pi3"]
+NEEDED = {  # group of measures -> the labels that it cannot do without
+    "pose": ("world_from_camera",),
+    "points": ("depth", "intrinsics", "world_from_camera"),
+    "depth": ("depth",),
+    "flow": ("flow",),
+}
+FAILURE_GRID = (96, 96)  # ours: that the worst values are found on where there is no sample; they hardly depend on it
+KEY = ("sequence", "draw", "sample_sha256", "manifest_sha256", "profile", "budget", "definition")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row to be scored, as another process is told of it."""
+
+    benchmark: str
+    root: Path
+    draw: Draw
+    sample: Path
+    sample_sha256: str  # of the sample, or of the reason kept in its place; "" where there is neither
+    manifest_sha256: str
+    profile: Profile
+    budget: int | None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes a row the same as another."""
+        values = vars(self) | {"sequence": self.draw.sequence, "draw": self.draw.draw, "definition": DEFINITION}
+        return tuple(values[name] for name in KEY)
+
+
+def score(
+    benchmark: Benchmark,
+    manifest: Manifest,
+    root: Path,
+    samples: Path,
+    scores: Path,
+    *,
+    profile: Profile | None = None,
+    budget: int | None = None,
+    workers: int = 1,
+    sequences: Mapping[str, Sequence] | None = None,
+    draws: Iterable[Draw] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Score what is not scored yet, and yield the new rows as each is appended to the file `scores`, in any order.
+
+    `samples` is the folder of one method and benchmark. `profile`: by default the benchmark's own. `budget` limits the
+    points whose neighbours are sought. With several `workers`, processes of one thread each find the benchmark by its
+    name; a single one may be given the `sequences`. `draws`: those of the manifest, each when its sample is there or has
+    failed; they may still be being predicted. What fails is a row with the worst values and the reason. Raises
+    InputError for data that are not there, and for a score file that is damaged before its last line.
+    """
+    profile = profile or benchmark.profile
+    done, asked = keep_rows(scores), set()
+
+    def tasks() -> Iterator[Task]:
+        for draw in manifest.draws if draws is None else draws:
+            path = sample_path(samples, draw)
+            task = Task(benchmark.name, root, draw, path, _sha256(path), manifest.sha256, profile, budget)
+            asked.add(task.key)
+            if task.key not in done:
+                yield task
+
+    if workers > 1:
+        rows = in_parallel(score_task, tasks(), workers=workers)
+    else:
+        found = functools.cache(lambda: benchmark.select(root).sequences if sequences is None else sequences)
+        rows = (score_draw(task, benchmark, found()) for task in tasks())
+    for row in rows:
+        append_row(scores, row)
+        yield row
+    keep_rows(scores, asked)
+
+
+def score_task(task: Task) -> dict[str, Any]:
+    """`score_draw` with a benchmark and its sequences that the process keeps."""
+    return score_draw(task, find_benchmark(task.benchmark), _sequences(task.benchmark, task.root))
+
+
+@functools.lru_cache(maxsize=1)
+def _sequences(benchmark: str, root: Path) -> Mapping[str, Sequence]:
+    return find_benchmark(benchmark).select(root).sequences
+
+
+def keep_rows(path: Path, keys: set[tuple[Any, ...]] | None = None) -> set[tuple[Any, ...]]:
+    """Leave in a score file the rows of these keys alone (None: all), and return the keys that it has.
+
+    A last line that was cut off goes, and so do rows of other samples, manifests and definitions.
+    """
+    if not path.is_file():
+        return set()
+    content = path.read_bytes()
+    *lines, _ = content.split(b"\n")
+    kept = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no JSON ({error}): remove the line, or the file") from error
+        key = tuple(row.get(name) for name in KEY)
+        if key in keys:
+            kept[key] = _line(row)
+    text = "".join(kept.values())
+    if text.encode() != content:
+        write_text(path, text)
+    return set(kept)
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a score file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _sha256(sample: Path) -> str:
+    there = [path for path in (sample, failure_path(sample)) if path.is_file()]
+    return sha256_of_file(there[0]) if there else ""
+
+
+def protocol_of(benchmark: Benchmark, profile: Profile) -> Protocol:
+    """What a benchmark measures; under another profile than its own, with that profile's definition of points."""
+    points = benchmark.points if profile == benchmark.profile else {"flow3r": FLOW3R, "pi3": PI3}[profile]
+    return Protocol(benchmark.measures, points, benchmark.farthest)
+
+
+def score_draw(task: Task, benchmark: Benchmark, sequences: Mapping[str, Sequence]) -> dict[str, Any]:
+    """The row of one draw."""
+    protocol, draw = protocol_of(benchmark, task.profile), task.draw
+    with _one_thread():
+        result, failed = _scored(task, protocol, sequences)
+    return {
+        "benchmark": benchmark.name,
+        "dataset": draw.dataset,
+        "sequence": draw.sequence,
+        "draw": draw.draw,
+        "stride": draw.stride,
+        "frames": list(draw.frames),
+        "profile": task.profile,
+        "budget": task.budget,
+        "sample_sha256": task.sample_sha256,
+        "manifest_sha256": task.manifest_sha256,
+        "definition": DEFINITION,
+        "values": {name: float(value) for name, value in result.values.items()},
+        "notes": dict(result.notes),
+        "facts": dict(result.facts),
+        "degenerate": result.degenerate,
+        "failed": failed,
+    }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The order of sums, and with it the last digits, would depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence]) -> tuple[Score, str]:
+    """The score of a draw and why it failed, "" for an ordinary one."""
+    draw, truth = task.draw, _Truth(task.draw, protocol, sequences)
+    if truth.fault:
+        worst = worst_of_any_truth(protocol, len(draw.frames))
+        return Score(draw.sequence, worst), f"no truth: {truth.fault}"
+    try:
+        sample = _checked(task, protocol)
+        views = truth.on_grid(sample.grid_from_image, sample.size)
+        prediction = _with_pairs(sample.prediction(), views)
+        found = score_scene(prediction, views, 0, task.budget, protocol)
+        return found, _nothing_right(found, prediction, protocol)
+    except InputError as error:
+        reason = str(error).removeprefix(f"{task.sample}: ")
+    except (ValueError, RuntimeError) as error:  # such as a decomposition of numbers beyond all bounds
+        reason = f"cannot be scored: {type(error).__name__}: {error}"
+    grids = [np.diag([FAILURE_GRID[1] / w, FAILURE_GRID[0] / h, 1.0]) for h, w in truth.sizes]
+    views = truth.on_grid(np.stack(grids), FAILURE_GRID)
+    return score_scene(no_prediction(views), views, 0, task.budget, protocol), reason
+
+
+class _Truth:
+    """The labelled frames of a draw; `fault` says why they cannot be used."""
+
+    def __init__(self, draw: Draw, protocol: Protocol, sequences: Mapping[str, Sequence]) -> None:
+        self.fault, self.flow, self.frames = "", None, []
+        try:
+            if draw.sequence not in sequences:
+                raise InputError("the dataset lacks the sequence")
+            sequence = sequences[draw.sequence]
+            if len(sequence) != draw.n:
+                raise InputError(f"the sequence has {len(sequence)} usable frames, the manifest says {draw.n}")
+            self.frames = list(sequence.frames(draw.frames))
+            if "flow" in protocol.groups and isinstance(sequence, FlowLabelled):
+                self.flow = sequence.flow_among(draw.frames)
+            views = self.on_grid(np.tile(np.eye(3), (len(self.frames), 1, 1)), (1, 1))
+            labels = {label for group in protocol.groups for label in NEEDED.get(group, ())}
+            lacking = sorted(label for label in labels if getattr(views, label) is None)
+            if lacking:
+                raise InputError(f"its frames have no {', '.join(lacking)}")
+        except Flow3rError as error:
+            self.fault = str(error)
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of the frames."""
+        return [frame.image.shape[:2] for frame in self.frames]
+
+    def on_grid(self, grid_from_image: np.ndarray, size: tuple[int, int]) -> Views:
+        """As views of a grid."""
+        views = labels_on_grid(self.frames, grid_from_image, size)
+        flow = None if self.flow is None else flow_on_grid(self.flow, grid_from_image, size)
+        return replace(views, flow=flow)
+
+
+def _checked(task: Task, protocol: Protocol) -> Sample:
+    """The sample of a task. Raises InputError for none, for a broken one, and for one of other frames."""
+    path, wanted = task.sample, list(task.draw.frames)
+    if not path.is_file():
+        kept = failure_path(path)
+        if not kept.is_file():
+            raise InputError("there is no sample")
+        raise InputError(f"the method gave no sample: {json.loads(kept.read_text(encoding='utf-8'))['reason']}")
+    sample = read_sample(path)
+    frames = sample.frames.tolist()
+    if frames != wanted:
+        order = "in another order" if sorted(frames) == wanted else "others than those of the manifest"
+        raise InputError(f"its frames are {order}: expected {_few(wanted)}, got {_few(frames)}")
+    grids = sample.grid_from_image
+    sides = grids[:, [0, 1], [0, 1]]
+    aligned = np.zeros_like(grids)
+    aligned[:, [0, 1], [0, 1]], aligned[:, :2, 2], aligned[:, 2, 2] = sides, grids[:, :2, 2], 1.0
+    if (sides <= 0).any() or not np.allclose(aligned, grids, rtol=0, atol=1e-9):
+        raise InputError(
+            "'grid_from_image' is no crop and resize: expected [[a, 0, b], [0, c, d], [0, 0, 1]] with a, c > 0"
+        )
+    if "flow" in protocol.groups and sample.flow is None:
+        raise InputError("it has no flow, which the benchmark measures")
+    if sample.pairs is not None and not ((sample.pairs >= 0) & (sample.pairs < len(frames))).all():
+        raise InputError(f"'pairs' are not of views 0..{len(frames) - 1}")
+    return sample
+
+
+def _few(frames: list[int]) -> str:
+    return f"{frames[:8]}{' ...' if len(frames) > 8 else ''}"
+
+
+def _with_pairs(prediction: Prediction, views: Views) -> Prediction:
+    """The prediction with flow of the true pairs, in their order; NaN for those that it does not give."""
+    if views.flow is None or prediction.flow is None:
+        return prediction
+    place = {tuple(pair): position for position, pair in enumerate(prediction.flow.pairs[0].tolist())}
+    displacement = torch.full_like(views.flow.displacement, torch.nan)
+    for position, pair in enumerate(views.flow.pairs[0].tolist()):
+        if tuple(pair) in place:
+            displacement[0, position] = prediction.flow.displacement[0, place[tuple(pair)]]
+    return replace(prediction, flow=Flow(views.flow.pairs, displacement, None))
+
+
+def _nothing_right(found: Score, prediction: Prediction, protocol: Protocol) -> str:
+    """Why a whole group of measures has the worst values; "" where none has."""
+    reasons = [note for note in found.notes if note.startswith(("points failed", "depth failed"))]
+    poses, flow = prediction.world_from_camera, prediction.flow
+    if "pose" in protocol.groups and not poses.flatten(2).isfinite().all(2).any():
+        reasons.append("no predicted camera is finite")
+    if "flow" in protocol.groups and flow is not None and not flow.displacement.isfinite().any():
+        reasons.append("no predicted flow is finite, or of a labelled pair")
+    return "; ".join(reasons)
+
+
+def no_prediction(views: Views) -> Prediction:
+    """What scores worst: NaN for everything that a method may give."""
+    nothing = torch.tensor(torch.nan)
+    batch, count, _, height, width = views.images.shape
+    points = nothing.expand(batch, count, height, width, 3)
+    flow = None
+    if views.flow is not None:
+        flow = replace(views.flow, displacement=nothing.expand_as(views.flow.displacement), covisible=None)
+    return Prediction(points, points, world_from_camera=nothing.expand(batch, count, 4, 4), flow=flow)
+
+
+def worst_of_any_truth(protocol: Protocol, count: int) -> dict[str, float]:
+    """The worst values of `count` views that are the same whatever the truth is: those without a unit, mostly.
+
+    They stand where the truth itself cannot be read. Found as what two very different truths agree on.
+    """
+    one, other = (
+        score_scene(no_prediction(views), views, 0, protocol=protocol).values
+        for views in (_any_truth(count, (12, 16), 1), _any_truth(count, (14, 14), 3))
+    )
+    return {name: value for name, value in one.items() if math.isclose(value, other.get(name, math.inf), rel_tol=1e-3)}
+
+
+def _any_truth(count: int, size: tuple[int, int], power: int) -> Views:
+    """A slanted wall, seen from `count` cameras that go ever faster, with flow of one pair."""
+    depth = torch.linspace(1, 3, count * size[0] * size[1]).reshape(1, count, *size) ** power
+    poses = torch.eye(4, dtype=torch.float64).repeat(1, count, 1, 1)
+    poses[0, :, 0, 3] = torch.arange(count) ** power
+    poses[0, :, 1, 3] = torch.arange(count) ** 2
+    intrinsics = torch.diag(torch.tensor([10.0, 10.0, 1.0], dtype=torch.float64)).repeat(1, count, 1, 1)
+    still = torch.zeros(1, 1, *size, 2)
+    flow = Flow(torch.zeros(1, 1, 2, dtype=torch.long), still, torch.ones(1, 1, *size))
+    images = torch.zeros(()).expand(1, count, 3, *size)
+    return Views(images, depth, intrinsics, poses, flow=flow)
