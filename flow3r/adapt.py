@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from flow3r.model.checkpoints import Model, find_weights, load_model
 from flow3r.nn.precision import choose_device
 from flow3r.presets import NANO_MODEL, adaptation
 from flow3r.teacher import teacher_called
-from flow3r.teacher.label import LabelSummary, Source, label_videos
+from flow3r.teacher.label import LabelSummary, Source, label_videos, provenance
 from flow3r.train.loop import TrainResult, train
 
 HELD_OUT = 0.2  # ours: last share of every shot that adaptation never sees
@@ -100,18 +101,23 @@ class Adaptation:
 
     def _remember(self) -> None:
         """Refuse a folder whose held-out frames would be others than those that its run has not seen."""
-        path, said = self.out / SAID, {"held out": self.held_out, "teacher": self.teacher.name}
+        path = self.out / SAID
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
         except ValueError as error:
             raise InputError(f"{path}: damaged ({error}); choose another folder") from error
-        if before != said:
-            kept, wanted = (", ".join(f"{key} {value}" for key, value in each.items()) for each in (before, said))
+        if before != self._said:
+            changed = [key for key in {**before, **self._said} if before.get(key) != self._said.get(key)]
+            kept, wanted = (", ".join(f"{key} {each.get(key)}" for key in changed) for each in (before, self._said))
             raise InputError(
                 f"{path}: made with {kept}; asked for {wanted}; go on with the same, or choose another folder"
             )
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        return {"held out": self.held_out, **provenance(self.teacher)}
 
     def label(self, progress: bool = True) -> LabelSummary:
         """Label what is not labelled yet. Raises InputError if no video could be read, LabelStoreError if no pair of
@@ -146,7 +152,7 @@ class Adaptation:
         if self.clips.held_out_count:
             config = dataclasses.replace(config, best_by=BEST_BY, patience=PATIENCE, validate_every=VALIDATE_EVERY)
             validation = Validation({CLIP: HeldOutPairs(self.clips, FEW_PAIRS)})
-        write_json(self.out / SAID, {"held out": self.held_out, "teacher": self.teacher.name})
+        write_json(self.out / SAID, self._said)
         return train(
             config,
             self.out,

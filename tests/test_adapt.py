@@ -13,7 +13,7 @@ from tiny_model import TINY, TINY_REFERENCE, TINY_VGGT
 
 from flow3r import adapt as adapting
 from flow3r import cli
-from flow3r.adapt import adapt, label, worse_worlds
+from flow3r.adapt import Adaptation, adapt, label, worse_worlds
 from flow3r.data.labels import LabelStore
 from flow3r.data.worlds import mean_relative_poses, render_worlds
 from flow3r.draw import save_png
@@ -23,6 +23,8 @@ from flow3r.eval.report import Report, Row, Score
 from flow3r.model.checkpoints import save_model
 from flow3r.model.flow3r import Flow3r
 from flow3r.model.vggt import Vggt
+from flow3r.teacher.classical import ClassicalTeacher
+from flow3r.teacher.label import provenance
 
 SMALL = dataclasses.replace(TINY, tokens=(40, 60))
 
@@ -84,6 +86,21 @@ def test_a_folder_of_videos_is_learnt_from_and_the_weights_best_on_held_out_pair
     ):
         with error:
             adapt(**{"videos": [footage / "clips"], "model": footage / "tiny.safetensors", "out": out, **other})
+    assert json.loads((out / "adapt.json").read_text()) == {"held out": 0.4, **provenance(ClassicalTeacher())}
+
+
+def test_a_folder_whose_teacher_had_other_parameters_is_refused(tmp_path):
+    torch.manual_seed(0)
+    save_model(Flow3r(dataclasses.replace(TINY, tokens=(40, 60))), tmp_path / "tiny.safetensors")
+    (tmp_path / "run").mkdir()
+    save_png(tmp_path / "0.png", torch.rand(3, 56, 70))
+    said = {"held out": 0.2, **provenance(ClassicalTeacher())}
+    arguments = {"model": tmp_path / "tiny.safetensors", "held_out": 0.2}
+    (tmp_path / "run" / "adapt.json").write_text(json.dumps(said))
+    Adaptation([tmp_path / "0.png"], tmp_path / "run", **arguments)
+    (tmp_path / "run" / "adapt.json").write_text(json.dumps({**said, "parameters": {"weights": "other"}}))
+    with pytest.raises(InputError, match=r"made with parameters \{'weights': 'other'\}; asked for parameters"):
+        Adaptation([tmp_path / "0.png"], tmp_path / "run", **arguments)
 
 
 def test_without_held_out_pairs_the_last_weights_are_kept_and_it_is_said(footage, tmp_path):

@@ -32,6 +32,13 @@ Source = str | Path | Sequence[str | Path]
 STILL = "standing camera"
 
 
+def provenance(teacher: Teacher) -> dict[str, Any]:
+    """What labels owe to their teacher: its name, parameters (the hash of its weights among them) and licence."""
+    licence = getattr(teacher, "licence", None)
+    made = {"teacher": teacher.name, "parameters": teacher.parameters, "licence": licence and str(licence)}
+    return json.loads(json.dumps(made))
+
+
 @dataclass(frozen=True)
 class LabelSettings:
     """What is labelled and how; all labels of a store have it in common.
@@ -62,10 +69,8 @@ class LabelSettings:
             raise LabelStoreError(f"the settings of the store are not those of this version ({error})") from error
 
     def with_teacher(self, teacher: Teacher) -> dict[str, Any]:
-        """As the store keeps them, with the teacher's name, parameters (hash of its weights included) and licence."""
-        licence = getattr(teacher, "licence", None)
-        made = {"teacher": teacher.name, "parameters": teacher.parameters, "licence": licence and str(licence)}
-        return json.loads(json.dumps({**made, **asdict(self)}))
+        """As the store keeps them, with the provenance of the teacher."""
+        return json.loads(json.dumps({**provenance(teacher), **asdict(self)}))
 
 
 @dataclass(frozen=True)
