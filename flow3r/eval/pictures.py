@@ -1,7 +1,8 @@
 """What one sample looks like beside the truth: depth, errors and points, after the similarity that the metric fits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flow3r.data.frame import Frame
+from flow3r.data.frame import Sequence as FrameSequence
 from flow3r.data.transforms import resize_image
 from flow3r.draw import Orbit, colourise_depth, draw_points, orbit_of, points_along, sheet
-from flow3r.eval.samples import Sample
+from flow3r.errors import InputError
+from flow3r.eval.frames import labels_on_grid
+from flow3r.eval.samples import Sample, read_sample
 from flow3r.export.cameras import frusta
 from flow3r.geometry.align import umeyama
 from flow3r.geometry.camera import unproject
@@ -48,6 +52,27 @@ class Shown:
     truth: Views | None = None
 
 
+def read_shown(
+    sequence: FrameSequence, frames: Sequence[int], sample: str | Path, farthest: float | None = None
+) -> Shown:
+    """A draw as stage 2 sees it: frames of a sequence with their labels brought to the grid of the sample's file.
+
+    Depth from `farthest` on is not scored, and taken as unknown. Without a sample that can be read there are the frames
+    alone. Raises InputError for frames that cannot be read.
+    """
+    read = list(sequence.frames(frames))
+    try:
+        found = read_sample(sample)
+    except InputError:
+        return Shown(read)
+    if found.frames.tolist() != list(frames):
+        return Shown(read)
+    truth = labels_on_grid(read, found.grid_from_image, found.size)
+    if truth.depth is not None and farthest is not None:
+        truth = replace(truth, depth=torch.where(truth.depth < farthest, truth.depth, 0.0))
+    return Shown(read, found, truth)
+
+
 @dataclass(frozen=True)
 class Cloud:
     """Points of N views with their colours and widths, and the cameras that saw them, in one world.
@@ -78,9 +103,9 @@ def place(shown: Shown) -> Placed | None:
     """The sample in the true world, by the similarity that the metric fits to all points, or else by the cameras.
 
     Without true cameras, or with one alone, the world is the first camera's and the unit its median depth. None without
-    a sample, or with one that cannot be aligned or is of other frames.
+    a sample, or with one that cannot be aligned.
     """
-    if shown.sample is None or shown.truth is None or len(shown.sample.frames) != len(shown.frames):
+    if shown.sample is None or shown.truth is None:
         return None
     prediction, truth = shown.sample.prediction(), shown.truth
     local, points = prediction.local_points[0].double(), prediction.world_points[0].double()
@@ -139,7 +164,7 @@ def _true_cloud(shown: Shown) -> Cloud | None:
     truth = shown.truth
     if truth.depth is None or truth.intrinsics is None or truth.world_from_camera is None:
         return None
-    depth, lens, poses = truth.depth[0], truth.intrinsics[0], truth.world_from_camera[0].float()
+    depth, lens, poses = truth.depth[0], truth.intrinsics[0].float(), truth.world_from_camera[0].float()
     known: Bool[Tensor, "N H W"] = depth > 0 if truth.valid is None else (depth > 0) & truth.valid[0]
     if known.sum() < LEAST_POINTS:
         return None

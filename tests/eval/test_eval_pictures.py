@@ -23,14 +23,16 @@ from flow3r.eval.pictures import (
     orbit_around,
     place,
     prediction_maps,
+    read_shown,
     shown_views,
     truth_maps,
 )
-from flow3r.eval.samples import Sample
+from flow3r.eval.samples import Sample, write_sample
 from flow3r.eval.trajectories import aligned_centres, trajectory_svg
 from flow3r.types import Views
 
 SIZE = (28, 42)
+FRAMES = [0, 10, 20]
 TURN = np.array([[0.0, -1, 0, 4], [1, 0, 0, -2], [0, 0, 1, 7], [0, 0, 0, 1]])
 
 
@@ -162,6 +164,43 @@ def test_frames_are_cropped_and_resized_as_the_sample_says():
     inside[:-1] &= padded.valid[1:]
     off = (ours - torch.from_numpy(padded.image) / 255).abs().amax(-1)
     assert off[torch.from_numpy(inside)].mean() < 0.05 and (ours[[0, -1]] - 128 / 255).abs().mean() < 0.1
+
+
+class Walk:
+    """The frames of a sample of the room, with every label, as a sequence whose frames are every tenth."""
+
+    name = "walk"
+
+    def __init__(self, one: Shown):
+        truth, lens = one.truth, np.diag([2.0, 2, 1]) @ intrinsics_of(30.0, SIZE)
+        self.all = {
+            10 * k: replace(frame, depth=np.kron(truth.depth[0, k].numpy(), np.ones((2, 2), np.float32)),
+                            intrinsics=lens, world_from_camera=truth.world_from_camera[0, k].double().numpy())
+            for k, frame in enumerate(one.frames)
+        }  # fmt: skip
+
+    def __len__(self):
+        return 10 * len(self.all)
+
+    def timestamps(self):
+        return np.arange(len(self), dtype=np.float64)
+
+    def frames(self, indices):
+        return (self.all[index] for index in indices)
+
+
+def test_what_stage_one_wrote_is_shown_beside_the_truth_on_its_grid(tmp_path):
+    one = shown()
+    write_sample(tmp_path / "0.npz", replace(one.sample, frames=np.array(FRAMES)))
+    read = read_shown(Walk(one), FRAMES, tmp_path / "0.npz")
+    assert [frame.name for frame in read.frames] == ["f0", "f1", "f2"]
+    assert place(read).error.max() < 1e-4
+    near = read_shown(Walk(one), FRAMES, tmp_path / "0.npz", farthest=5.0)
+    assert (place(near).error.isnan() == (place(read).true_depth >= 5)).all() and (place(read).true_depth >= 5).any()
+    assert read_shown(Walk(one), [0, 20], tmp_path / "0.npz").sample is None  # of other frames
+    (tmp_path / "1.npz").write_bytes(b"torn")
+    for name in ("1.npz", "absent.npz"):
+        assert len(read_shown(Walk(one), [0, 10], tmp_path / name).frames) == 2
 
 
 def test_clouds_stand_upright_in_every_picture():
