@@ -66,7 +66,7 @@ class LabelClips(Source):
         self.store, self.crop = store, crop
         self._counts: Counter[str] = Counter()
         self._pools: dict[tuple[tuple[int, int] | None, int], Pool] = {}
-        segments = [segment for segment in store.segments() if only is None or segment.source in only]
+        segments = [segment for segment in store.distinct()[0] if only is None or segment.source in only]
         self._train, self._held_out = (parts_of(segments, held_out, late) for late in (False, True))
         if not self._train:
             raise LabelStoreError(f"{store.folder}: no accepted pair to train on; label other footage, or more of it")

@@ -118,6 +118,20 @@ class LabelStore:
                 found[_stem_of(info)] = info
         return tuple(found[stem] for stem in sorted(found))
 
+    def distinct(self) -> tuple[tuple[SegmentInfo, ...], dict[str, str]]:
+        """The segments to learn from, each content once; and of sources that are copies of others, of which.
+
+        Two videos of the same bytes are labelled in two shards under two names: the one whose file comes first by name
+        is kept, and which that is depends on the sources alone.
+        """
+        every = self.segments()
+        first: dict[tuple[str, tuple[int, ...]], SegmentInfo] = {}
+        for segment in sorted(every, key=lambda one: (place := self.place_of(one)).path + f":{place.offset:020d}"):
+            first.setdefault((segment.source_sha256, segment.indices), segment)
+        kept = tuple(one for one in every if first[one.source_sha256, one.indices] is one)
+        copies = {one.source: first[one.source_sha256, one.indices].source for one in every}
+        return kept, {copy: source for copy, source in copies.items() if copy != source}
+
     def find(self, source: str, source_sha256: str, indices: Sequence[int]) -> SegmentInfo | None:
         """A segment that is a file of its own, if it is there."""
         path = self.path_of(source, source_sha256, indices)

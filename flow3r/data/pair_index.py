@@ -36,14 +36,17 @@ _NUMBERS = {
 
 
 def write_pair_index(store: LabelStore) -> Path:
-    """Write the index of a store in a folder, atomically. Raises InputError without pyarrow."""
+    """Write the index of a store in a folder, atomically, without copies (`LabelStore.distinct`).
+
+    Raises InputError without pyarrow.
+    """
     arrow, parquet = _pyarrow()
     schema = arrow.schema(
         [(name, arrow.dictionary(arrow.int32(), arrow.string())) for name in _TEXT]
         + [(name, getattr(arrow, kind)()) for name, kind in _NUMBERS.items()]
     )
     path = Path(store.folder) / INDEX
-    segments = store.segments()
+    segments, _ = store.distinct()
     with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for start in range(0, len(segments), _BATCH):
             rows = [row for segment in segments[start : start + _BATCH] for row in _rows(store, segment)]

@@ -78,7 +78,7 @@ def audit(
     labelled = [segment for segment in segments if segment.pairs]
     chosen = [labelled[k] for k in spread_indices(len(labelled), sample)] if labelled else []
     checks.append(Check("headers are readable", len(segments), (), f"{sum(len(s.pairs) for s in segments)} pairs"))
-    checks.append(_check_index(store, segments))
+    checks.append(_check_index(store))
     checks.append(_each("made with what the manifest says", chosen, lambda s: _wrong_maker(store, s)))
     checks.append(_each("blocks are whole, numbers are those of the header", chosen, lambda s: _wrong_labels(store, s)))
     checks.append(_check_both_ways(store, chosen))
@@ -106,9 +106,10 @@ def _check_shards(store: LabelStore) -> Check:
     return Check("shards are readable", len(paths), tuple(wrong), f"{failures} of {sources} sources had failed")
 
 
-def _check_index(store: LabelStore, segments: Sequence[SegmentInfo]) -> Check:
-    """The index, if there is one, has a row for every pair."""
-    name, pairs = "the index has every pair once", sum(len(segment.pairs) for segment in segments)
+def _check_index(store: LabelStore) -> Check:
+    """The index, if there is one, has a row for every pair that is no copy of another's."""
+    kept, copies = store.distinct()
+    name, pairs = "the index has every pair once", sum(len(segment.pairs) for segment in kept)
     if not list_files(store.folder, INDEX):
         return Check(name, 0, (), "there is no index")
     try:
@@ -117,7 +118,8 @@ def _check_index(store: LabelStore, segments: Sequence[SegmentInfo]) -> Check:
         return Check(name, 0, (), str(error))
     except LabelStoreError as error:
         return Check(name, 1, (str(error),))
-    return Check(name, pairs, () if rows == pairs else (f"{rows} rows; write_pair_index() makes it again",))
+    left_out = f"{len(copies)} sources left out, copies of others" if copies else ""
+    return Check(name, pairs, () if rows == pairs else (f"{rows} rows; write_pair_index() makes it again",), left_out)
 
 
 def _wrong_maker(store: LabelStore, segment: SegmentInfo) -> str:

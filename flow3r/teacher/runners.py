@@ -239,6 +239,8 @@ class _Job:
             failures += [tuple(pair) for pair in shard.report["failures"]]
             skipped += [tuple(pair) for pair in shard.report["skipped"]]
             written += 0 if path.name in self.before else len(shard.segments)
+        copies = self.store.distinct()[1]
+        skipped += [(copy, f"the same content as {source}, in another shard") for copy, source in copies.items()]
         with contextlib.suppress(OSError):  # others' work may lie there
             (self.out / WORK).rmdir()
         if with_index and importlib.util.find_spec("pyarrow"):

@@ -1,5 +1,6 @@
 """The index of a store has every pair once, with what choosing needs, and says where it is."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 from test_labels import SETTINGS, make_segment
 
+from flow3r.data.clips import LabelClips
 from flow3r.data.label_files import LabelFile
 from flow3r.data.labels import LabelStore
 from flow3r.data.pair_index import PairIndex, draw_pairs_where, write_pair_index
 from flow3r.data.places import Place
 from flow3r.data.shards import write_shard
 from flow3r.errors import LabelStoreError
+from flow3r.teacher.audit import audit
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed (flow3r[scale])")
 EVERY = ("source", "source_sha256", "file", "offset", "size", "row", "i", "j", "seconds", "covisible", "flow")
@@ -43,6 +46,27 @@ def test_every_pair_has_one_row_that_says_where_it_is(store):
         assert row["seconds"] == pytest.approx(0.04 * (row["j"] - row["i"]), abs=1e-5)
         assert segments[indices[0]].source == row["source"]
     assert {row["file"].split(".")[-1] for row in rows} == {"tar", "labels"}
+
+
+def test_a_copy_in_another_shard_is_left_out_whatever_is_labelled_first(tmp_path):
+    """Same bytes, two names, two shards: whoever draws, by index or by headers, sees them once."""
+    made = LabelStore(tmp_path / "made", SETTINGS)
+    segments = {name: make_segment() for name in ("zebra", "alley")}
+    for order in (("zebra", "alley"), ("alley", "zebra")):
+        store = LabelStore(tmp_path / "-".join(order), SETTINGS)
+        for name in order:
+            info = dataclasses.replace(segments[name].info, source=name)
+            file = made.write(dataclasses.replace(segments[name], info=info))
+            shard = {"zebra": "shard-0.tar", "alley": "shard-1.tar"}[name]
+            write_shard(Path(store.folder) / shard, {"sources": [name], "failures": [], "skipped": []}, [file])
+        kept, copies = store.distinct()
+        assert [segment.source for segment in kept] == ["zebra"] and copies == {"alley": "zebra"}
+        write_pair_index(store)
+        assert set(PairIndex.read(store.folder, ["source"]).columns["source"].astype(str)) == {"zebra"}
+        assert LabelClips(store).training_count == len(PairIndex.read(store.folder)) == 3
+        table = {check.name: check for check in audit(store.folder).checks}
+        assert table["the index has every pair once"].wrong == ()
+        assert "1 sources left out, copies of others" in table["the index has every pair once"].value
 
 
 def test_pairs_are_chosen_by_time_covisibility_and_motion(store):
