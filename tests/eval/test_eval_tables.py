@@ -134,6 +134,7 @@ def test_every_anomaly_is_printed_and_every_mark_leads_to_its_note() -> None:
 def test_the_order_of_rows_and_files_changes_no_byte(tmp_path: Path) -> None:
     of = manifest("sintel")
     lines, others = rows(of, MEASURES), rows(of, {"ate": 0.04})
+    assert results_of("flow3r", "flow3r", lines, of) == results_of("flow3r", "flow3r", lines[::-1], of)
     written = []
     for name, order in (("a", 1), ("b", -1)):
         methods = [("flow3r", lines[::order]), ("pi3", others[::order])][::order]
