@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +12,18 @@ from jaxtyping import Float
 from flow3r.data.frame import Frame, check_indices
 from flow3r.data.labels import LabelStore, SegmentInfo
 from flow3r.types import Flow
+
+
+@runtime_checkable
+class FlowLabelled(Protocol):
+    """What a Sequence has beside its frames where the flow of some pairs is labelled."""
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]: ...
+
+    def pairs_among(self, frames: List[int]) -> tuple[tuple[int, int], ...]: ...
+
+    def flow_among(self, frames: List[int]) -> Flow: ...
 
 
 @dataclass(frozen=True)

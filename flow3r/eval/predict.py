@@ -11,7 +11,7 @@ import numpy as np
 
 from flow3r.data.frame import Frame, Sequence
 from flow3r.errors import InputError
-from flow3r.eval.labelled_segments import LabelledSegment
+from flow3r.eval.labelled_segments import FlowLabelled
 from flow3r.eval.manifests import Draw
 from flow3r.eval.methods import Method
 from flow3r.eval.samples import read_facts, write_sample
@@ -70,7 +70,7 @@ def predict(
                 raise InputError(f"{draw.sequence}: no such sequence in the dataset")
             sequence = sequences[draw.sequence]
             frames = list(sequence.frames(draw.frames))
-            pairs = sequence.pairs_among(draw.frames) if isinstance(sequence, LabelledSegment) else ()
+            pairs = sequence.pairs_among(draw.frames) if isinstance(sequence, FlowLabelled) else ()
             shown = [_unlabelled(frame) for frame in frames]
             begun = time.perf_counter()
             sample = method(shown, pairs)

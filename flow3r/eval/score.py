@@ -25,6 +25,7 @@ from flow3r.eval.frames import flow_on_grid, labels_on_grid
 from flow3r.eval.labelled_segments import FlowLabelled
 from flow3r.eval.manifests import Draw, Manifest
 from flow3r.eval.measures import DEFINITION, Protocol, score_scene
+from flow3r.eval.parallel import in_parallel
 from flow3r.eval.predict import failure_path, sample_path
 from flow3r.eval.report import Score
 from flow3r.eval.samples import Sample, read_sample
@@ -80,8 +81,8 @@ def score(
 
     `samples` is the folder of one method and benchmark. `profile`: by default the benchmark's own. `budget` limits the
     points whose neighbours are sought. With several `workers`, processes of one thread each find the benchmark by its
-    name; a single one may be given the `sequences`. `draws`: those of the manifest, each when its sample is there or has
-    failed; they may still be being predicted. What fails is a row with the worst values and the reason. Raises
+    name; a single one may be given the `sequences`. `draws`: those of the manifest, each when its sample is made or has
+    failed: the next may still be being predicted. What fails is a row with the worst values and the reason. Raises
     InputError for data that are not there, and for a score file that is damaged before its last line.
     """
     profile = profile or benchmark.profile
@@ -132,7 +133,7 @@ def keep_rows(path: Path, keys: set[tuple[Any, ...]] | None = None) -> set[tuple
         except ValueError as error:
             raise InputError(f"{path}: line {number} is no JSON ({error}): remove the line, or the file") from error
         key = tuple(row.get(name) for name in KEY)
-        if key in keys:
+        if keys is None or key in keys:
             kept[key] = _line(row)
     text = "".join(kept.values())
     if text.encode() != content:
