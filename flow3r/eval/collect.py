@@ -18,8 +18,8 @@ from flow3r.eval.report import COLUMNS, Row, Score
 HEADLINE = 0  # the draw whose mean is printed; all draws feed the intervals (spec 2.11)
 KINDS = {
     "benchmark": str, "dataset": str, "sequence": str, "draw": int, "stride": int, "frames": list, "profile": str,
-    "sample_sha256": str, "manifest_sha256": str, "definition": int, "values": dict, "notes": dict,
-    "degenerate": bool, "failed": str,
+    "sample_sha256": str, "manifest_sha256": str, "definition": int, "values": dict, "notes": dict, "facts": dict,
+    "degenerate": bool, "failed": str, "budget": int | None,
 }  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class Results:
     definition: int
     manifest_sha256: str
     measured: tuple[Measured, ...]  # by sequence, then draw
+    budget: int | None = None  # points whose neighbours were sought; None: all
     missing: tuple[tuple[str, int], ...] = ()  # (sequence, draw) of the manifest without a row
     outdated: int = 0  # rows in the file that newer ones replace, or that the manifest no longer asks for
 
@@ -102,7 +103,7 @@ def read_scores(out: str | Path) -> tuple[Results, ...]:
     """All of OUT/scores/<method>/<benchmark>.<profile>.jsonl against OUT/manifests, by method and benchmark.
 
     A last line that was cut off is ignored: the row is missing. Raises InputError for rows that cannot be read, and for
-    those that would mix profiles, definitions or manifests.
+    those that would mix profiles, budgets, definitions or manifests.
     """
     out, manifests, results = Path(out), {}, []
     for path in sorted((out / "scores").glob("*/*.jsonl")):
@@ -151,6 +152,7 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
     kept = [newest[key] for key in sorted(newest)]
     _same(name, "manifest_sha256", kept, sha256)
     definition = _same(name, "definition", kept, kept[0]["definition"] if kept else 0)
+    budget = _same(name, "budget", kept, kept[0]["budget"] if kept else None)
     return Results(
         method=method,
         benchmark=manifest.benchmark,
@@ -159,6 +161,7 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
         definition=definition,
         manifest_sha256=sha256,
         measured=tuple(_measured(row) for row in kept),
+        budget=budget,
         missing=tuple(key for key in asked if key not in newest),
         outdated=len(rows) - len(kept),
     )
@@ -168,6 +171,7 @@ def check_comparable(results: Iterable[Results]) -> None:
     """Raise InputError if numbers that would stand side by side are of several definitions or manifests."""
     results = [r for r in results if r.measured]
     _unanimous("definition", {f"{r.benchmark} of {r.method!r}": r.definition for r in results})
+    _unanimous("budget of points", {f"{r.benchmark} of {r.method!r}": r.budget for r in results})
     for benchmark in sorted({r.benchmark for r in results}):
         shas = {f"{r.method!r}, profile {r.profile}": r.manifest_sha256 for r in results if r.benchmark == benchmark}
         _unanimous(f"manifest of {benchmark}", shas)
@@ -185,7 +189,7 @@ def _same(name: str, key: str, rows: Sequence[Mapping[str, Any]], expected: Any)
     """`expected`, which all rows say. Raises InputError, with how many rows say what, if they do not."""
     found = Counter(row[key] for row in rows)
     if set(found) - {expected}:
-        listed = ", ".join(f"{count} rows of {value!r}" for value, count in sorted(found.items()))
+        listed = ", ".join(f"{count} rows of {value!r}" for value, count in sorted(found.items(), key=str))
         raise InputError(
             f"{name}: rows of more than one {key} do not make one number: expected {expected!r}, got {listed}: run "
             "flow3r eval score again, which scores only what is out of date"
@@ -201,7 +205,7 @@ def _checked(row: Any) -> dict[str, Any]:
     """Raises ValueError for anything but a score row."""
     if not isinstance(row, dict) or set(KINDS) - set(row):
         raise ValueError(f"expected the keys {', '.join(KINDS)}")
-    wrong = [key for key, kind in KINDS.items() if type(row[key]) is not kind]
+    wrong = [key for key, kind in KINDS.items() if not isinstance(row[key], kind)]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} of another type")
     unknown = sorted(set(row["values"]) - set(COLUMNS))
@@ -214,5 +218,5 @@ def _checked(row: Any) -> dict[str, Any]:
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:
-    score = Score(row["sequence"], dict(row["values"]), dict(row["notes"]), row["degenerate"])
+    score = Score(row["sequence"], dict(row["values"]), dict(row["notes"]), row["degenerate"], dict(row["facts"]))
     return Measured(row["draw"], row["stride"], tuple(row["frames"]), score, row["failed"])

@@ -78,9 +78,10 @@ def on_the_whole(results: Iterable[Results]) -> Sheet:
     if not measured:
         return Sheet("On the whole", (), (*notes, "Nothing was measured."))
     manifests = ", ".join(dict.fromkeys(f"{r.benchmark} {r.manifest_sha256[:12]}" for r in measured))
+    points = "all points" if measured[0].budget is None else f"{measured[0].budget} points of each cloud"
     notes += [
         "ATE and RPE translation are in the unit of each dataset's truth; the paper does not name its own.",
-        f"Definition {measured[0].definition} of the measures. Manifests (SHA-256): {manifests}.",
+        f"Definition {measured[0].definition} of the measures, on {points}. Manifests (SHA-256): {manifests}.",
     ]
     return Sheet("On the whole", (), tuple(notes))
 
@@ -100,6 +101,7 @@ def _summary(results: Results) -> dict[str, Any]:
         "benchmark": results.benchmark,
         "profile": results.profile,
         "definition": results.definition,
+        "budget": results.budget,
         "manifest_sha256": results.manifest_sha256,
         "samples": len(results.measured),
         "missing": [list(key) for key in results.missing],

@@ -24,6 +24,7 @@ def row(draw: Draw, of: Manifest, values: Mapping[str, float], **changed: Any) -
         "benchmark": of.benchmark, "dataset": draw.dataset, "sequence": draw.sequence, "draw": draw.draw,
         "stride": draw.stride, "frames": list(draw.frames), "profile": "flow3r", "sample_sha256": "ab",
         "manifest_sha256": of.sha256, "definition": 1, "values": dict(values), "notes": {}, "degenerate": False,
+        "budget": None, "facts": {"s": 2.0},
         "failed": "",
     }  # fmt: skip
     return ordinary | changed

@@ -151,11 +151,14 @@ def test_profiles_definitions_and_manifests_are_never_mixed() -> None:
         ({"definition": 2}, "definition.*rows of 1.*rows of 2"),
         ({"manifest_sha256": longer.sha256}, "manifest_sha256"),
         ({"benchmark": "bonn"}, "benchmark.*'bonn'"),
+        ({"budget": 1000}, "budget.*1 rows of 1000"),
     ):
         with pytest.raises(InputError, match=said):
             results_of("flow3r", "flow3r", [*good[1:], good[0] | changed], of)
     with pytest.raises(InputError, match=r"definition.*sintel of 'flow3r': 1.*sintel of 'pi3': 2"):
         paper_and_ours([sintel(), scored("pi3", "sintel", MEASURES, definition=2)])
+    with pytest.raises(InputError, match="budget of points"):
+        paper_and_ours([sintel(), scored("pi3", "bonn", MEASURES, budget=1000)])
     with pytest.raises(InputError, match="manifest of sintel"):
         write_tables([sintel(), scored("pi3", "sintel", MEASURES, sequences=4)], "unused")
     check_comparable([sintel(), scored("flow3r", "bonn", MEASURES, sequences=4)])
