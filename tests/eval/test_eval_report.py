@@ -87,3 +87,14 @@ def test_a_report_on_disk_holds_every_sequence(tmp_path) -> None:
     }  # fmt: skip
     assert stored["settings"] == {"scenes": 2} and stored["remarks"] == ["something is missing"]
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_other_readings_are_kept_in_files_and_out_of_tables(tmp_path) -> None:
+    score = Score("s", {"auc@30": 50.0, "auc_histc@30": 49.0}, facts={"s": 2.5, "pairs": 6})
+    short = Report("t", (Row("m", (score,)),))
+    assert short.columns == ("auc@30",) and short.measures == ("auc@30", "auc_histc@30")
+    assert "31 bins" not in to_text(short)
+    write_report(tmp_path / "report.json", short)
+    stored = json.loads((tmp_path / "report.json").read_text())["rows"][0]
+    assert stored["mean"] == {"auc@30": 50.0, "auc_histc@30": 49.0}
+    assert stored["sequences"][0]["facts"] == {"s": 2.5, "pairs": 6}
