@@ -1,13 +1,15 @@
-"""The command line: data, label, audit, train, adapt, reconstruct, plan, eval, convert, export, quickstart."""
+"""The command line: data, label, audit, train, adapt, reconstruct, plan, render, eval, reproduce, convert, export,
+quickstart."""
 
 import sys
 
 import tyro
 
 from flow3r.cli.data import data
+from flow3r.cli.evaluation import evaluate, reproduce
 from flow3r.cli.footage import adapt, audit, label, quickstart
 from flow3r.cli.networks import convert, export
-from flow3r.cli.scenes import evaluate, plan, reconstruct
+from flow3r.cli.scenes import plan, reconstruct, render
 from flow3r.cli.training import train
 from flow3r.errors import Flow3rError
 
@@ -19,7 +21,9 @@ COMMANDS = {
     "adapt": adapt,
     "reconstruct": reconstruct,
     "plan": plan,
+    "render": render,
     "eval": evaluate,
+    "reproduce": reproduce,
     "convert": convert,
     "export": export,
     "quickstart": quickstart,

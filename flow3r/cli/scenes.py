@@ -1,4 +1,4 @@
-"""Commands that use a model: reconstruct, plan, eval."""
+"""Commands that make and show reconstructions: reconstruct, plan, render."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from flow3r.cli.command import PRINT, loads_weights, refuse_file
-from flow3r.errors import InputError
 
 WORK_FOLDER = ".tmp-windows"  # within the output folder, while a long input is reconstructed
 
@@ -134,40 +133,55 @@ def plan(
     PRINT.print("\n".join(lines))
 
 
-@loads_weights
-def evaluate(
-    benchmark: Positional[Literal["worlds", "folder", "motorcycle"]],
-    path: Positional[Path | None] = None,
-    model: str = "nano",
-    out: Annotated[Path | None, arg(aliases=["-o"])] = None,
-    scenes: int = 64,
-    views: int = 4,
-    frames: int = 8,
+def render(
+    scene: Positional[Path],
+    out: Annotated[Path, arg(aliases=["-o"])] = Path("turntable.mp4"),
+    seconds: float = 6.0,
+    rate: int = 25,
+    size: tuple[int, int] = (480, 640),
+    degrees: float = 360.0,
+    elevation: float = 20.0,
+    zoom: float = 1.0,
+    up: Literal["x", "y", "z", "-x", "-y", "-z"] | None = None,
+    cameras: bool = True,
+    min_confidence: float = 0.0,
+    confidence_percentile: float = 10.0,
+    max_points: int = 500_000,
 ) -> None:
-    """Measure a model beside trivial rows: identity pose, mean training pose, ground truth.
+    """A video that goes round a reconstruction, or round the points of a .ply.
 
     Args:
-        benchmark: Held-out procedural worlds, a folder with cameras.json, or scikit-image's stereo pair.
-        path: The folder.
-        model: Name, file or hub id of the model.
-        out: JSON file for every sequence's values.
-        scenes: Number of worlds.
-        views: Views of a world.
-        frames: Frames of a folder, evenly spread.
+        scene: Folder or reconstruction.npz that `flow3r reconstruct` has written, or a .ply.
+        out: .mp4, .webm or .gif.
+        seconds: Length of the video.
+        rate: Frames per second.
+        size: Height and width in pixels, even.
+        degrees: 360 goes round once; less swings by that angle from side to side.
+        elevation: Degrees above the scene's middle.
+        zoom: More than 1 goes nearer.
+        up: Axis of the world that points up; by default as the cameras were held, for a .ply -y.
+        cameras: Draw the cameras.
+        min_confidence: Least confidence in [0, 1] of a point.
+        confidence_percentile: Share of points, in percent, to leave out, least confident first.
+        max_points: Most points to draw.
     """
-    from flow3r.eval.report import table, write_report
-    from flow3r.eval.scenes import evaluate_folder, evaluate_motorcycle, evaluate_worlds
-    from flow3r.model.checkpoints import load_model
+    from flow3r.export.turntable import render_turntable
 
-    if (benchmark == "folder") != (path is not None):
-        raise InputError("give a path with 'eval folder', and only there")
-    network = load_model(model)
-    if benchmark == "worlds":
-        report = evaluate_worlds(network, scenes=scenes, views=views, name=model)
-    elif benchmark == "folder":
-        report = evaluate_folder(network, path, frames=frames, tokens=network.config.tokens, name=model)
-    else:
-        report = evaluate_motorcycle(network, tokens=network.config.tokens, name=model)
-    PRINT.print(table(report))
-    if out is not None:
-        write_report(out, report)
+    made = render_turntable(
+        scene,
+        out,
+        seconds=seconds,
+        rate=rate,
+        size=size,
+        degrees=degrees,
+        elevation=elevation,
+        zoom=zoom,
+        up=up,
+        cameras=cameras,
+        min_confidence=min_confidence,
+        confidence_percentile=confidence_percentile,
+        max_points=max_points,
+    )
+    PRINT.print(f"{made.path}: {made.frames} frames of {made.points} points")
+    if made.encoder == "mpeg4":
+        PRINT.print("written as MPEG-4, which some browsers do not play: this PyAV has no H.264 encoder; try .webm")

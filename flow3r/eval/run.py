@@ -1,0 +1,261 @@
+"""predict -> score -> report: three stages with files between, each of which can be run again by itself.
+
+OUT/manifests/<benchmark>.jsonl                         which frames are measured
+OUT/samples/<method>/<benchmark>/<sequence>/<draw>.npz  stage 1 (samples.py)
+OUT/scores/<method>/<benchmark>.<profile>.jsonl         stage 2 (score.py)
+OUT/report                                              stage 3 (tables.py, page.py)
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flow3r.data.frame import Sequence
+from flow3r.errors import InputError
+from flow3r.eval.benchmark import Benchmark
+from flow3r.eval.benchmarks import BENCHMARKS, find_benchmark
+from flow3r.eval.collect import Measured, Results, read_scores
+from flow3r.eval.manifests import (
+    DRAWS,
+    Draw,
+    Manifest,
+    check_manifest,
+    committed_manifest,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
+from flow3r.eval.methods import Method, method_called
+from flow3r.eval.page import write_page
+from flow3r.eval.parallel import Where, in_parallel
+from flow3r.eval.pictures import Shown, read_shown
+from flow3r.eval.predict import Predicted, predict, sample_path
+from flow3r.eval.score import score
+from flow3r.eval.tables import paper_sheets, write_tables
+
+PER_SHARE = 4  # ours: draws that another process is given at once
+STAGES = ("predict", "score", "report")
+SAMPLES = "samples:"  # before the name of a method whose samples another program has written
+PAPER = ("kinetics700", "epic_kitchens", "sintel", "bonn", "co3dv2", "scannet", "nrgbd", "7scenes")  # tables 2, 3, 8-15
+ABLATION = ("scannetpp", "omniworld", "spatialvid")  # tables 1, 4, 6, 7
+SETS: dict[str, Callable[[Benchmark], bool]] = {
+    "paper": lambda benchmark: benchmark.name in PAPER,
+    "ablation": lambda benchmark: benchmark.name in ABLATION,
+    "pi3": lambda benchmark: benchmark.profile == "pi3",
+    "all": lambda benchmark: True,
+}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A benchmark with its data and its manifest. Sequences of the manifest that are not there are `missing`."""
+
+    benchmark: Benchmark
+    root: Path
+    manifest: Manifest
+    sequences: Mapping[str, Sequence]
+    missing: tuple[str, ...]
+
+
+def manifest_path(out: Path, benchmark: str) -> Path:
+    """Where a run keeps the manifest of a benchmark."""
+    return out / "manifests" / f"{benchmark}.jsonl"
+
+
+def samples_folder(out: Path, method: str, benchmark: str) -> Path:
+    """Where a run keeps the samples of a method."""
+    return out / "samples" / method / benchmark
+
+
+def scores_path(out: Path, method: str, benchmark: str, profile: str) -> Path:
+    """Where a run keeps the scores of a method."""
+    return out / "scores" / method / f"{benchmark}.{profile}.jsonl"
+
+
+def benchmarks_called(names: str, root: Path) -> tuple[str, ...]:
+    """Benchmarks by names separated by commas; of the sets `paper`, `ablation`, `pi3` and `all`, those with data there.
+
+    Raises InputError for an unknown name, and where none of a set has data below `root`.
+    """
+    chosen: dict[str, None] = {}
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name not in SETS:
+            chosen[find_benchmark(name).name] = None
+            continue
+        there = [each.name for each in BENCHMARKS.values() if SETS[name](each) and each.folder(root).is_dir()]
+        if not there:
+            folders = ", ".join(sorted({each.folder(root).name for each in BENCHMARKS.values() if SETS[name](each)}))
+            raise InputError(f"{root}: none of the benchmarks of {name!r} has data there; expected some of {folders}")
+        chosen |= dict.fromkeys(there)
+    if not chosen:
+        raise InputError(f"no benchmark given; expected names, or {', '.join(SETS)}")
+    return tuple(chosen)
+
+
+def fix_manifest(benchmark: Benchmark, sequences: Mapping[str, Sequence], out: Path, draws: int = DRAWS) -> Manifest:
+    """Write the manifest of what is there into the run `out`, in place of any other."""
+    manifest = make_manifest(benchmark, sequences, draws)
+    if not manifest.draws:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(manifest.skipped.items())[:3])
+        raise InputError(f"{benchmark.name}: no sequence can be measured: {reasons}")
+    write_manifest(manifest_path(out, benchmark.name), manifest)
+    return manifest
+
+
+def open_benchmark(name: str, root: Path, out: Path, draws: int = DRAWS) -> Opened:
+    """The benchmark's data below `root`, with the manifest of the run `out`.
+
+    A run's first use fixes the manifest: the committed one where there is one, otherwise one of what is there. Raises
+    InputError for an unknown name, data that are not there, and data that are not those of the manifest.
+    """
+    benchmark = find_benchmark(name)
+    selection = benchmark.select(root)
+    path, committed = manifest_path(out, name), committed_manifest(name)
+    if path.is_file():
+        manifest = read_manifest(path)
+    elif committed is None:
+        manifest = fix_manifest(benchmark, selection.sequences, out, draws)
+    else:
+        manifest = Manifest(name, tuple(draw for draw in committed.draws if draw.draw < draws))
+    missing = check_manifest(manifest, selection.sequences)
+    if not path.is_file():
+        write_manifest(path, manifest)
+    return Opened(benchmark, root, manifest, selection.sequences, (*missing, *selection.missing))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some draws of a benchmark for a method, as another process is told of them."""
+
+    method: str  # as method_called has it
+    device: str | None
+    benchmark: str
+    root: Path
+    folder: Path
+    draws: tuple[Draw, ...]
+
+
+def predict_share(share: Share) -> list[Predicted]:
+    """Stage 1 of a share, by a method and a benchmark that the process keeps."""
+    sequences = _sequences(share.benchmark, share.root)
+    return list(predict(_method(share.method, share.device), share.draws, sequences, share.folder))
+
+
+@functools.lru_cache(maxsize=1)
+def _method(name: str, device: str | None) -> Method:
+    return method_called(name, device=device)
+
+
+@functools.lru_cache(maxsize=1)
+def _sequences(benchmark: str, root: Path) -> Mapping[str, Sequence]:
+    return find_benchmark(benchmark).select(root).sequences
+
+
+@dataclass(frozen=True)
+class Line:
+    """What became of one method on one benchmark, for people."""
+
+    text: str
+    failures: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Methods, as `method_called` has them, on benchmarks whose data lie below `root`; everything is kept in `out`."""
+
+    root: Path
+    out: Path
+    methods: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    draws: int = DRAWS
+    profile: Literal["flow3r", "pi3"] | None = None  # of the points; None: each benchmark's own
+    budget: int | None = None  # points whose neighbours are sought; None: all
+    where: Where = "here"
+    workers: int = 1
+    gpus: float = 0.0
+    device: str | None = None
+    pictures: bool = True  # in the report
+
+    def measure(self, predicting: bool = True, scoring: bool = True) -> Iterator[Line]:
+        """Stages 1 and 2, of what is not done yet. Each sample is scored while the next is predicted."""
+        for name in self.benchmarks:
+            opened = open_benchmark(name, self.root, self.out, self.draws)
+            if opened.missing:
+                yield Line(f"{name}: missing: {', '.join(opened.missing)}", 0)
+            for skipped, reason in opened.manifest.skipped.items():
+                yield Line(f"{name}: skipped {skipped}: {reason}", 0)
+            for method in self.methods:
+                yield self._measured(opened, method, predicting, scoring)
+
+    def _measured(self, opened: Opened, method: str, predicting: bool, scoring: bool) -> Line:
+        benchmark, label = opened.benchmark, label_of(method)
+        samples, made, reasons = samples_folder(self.out, label, benchmark.name), 0, {}
+
+        def arriving() -> Iterator[Draw]:
+            nonlocal made
+            for done in self._predicted(opened, method, samples):
+                made += done.made and not done.reason
+                if done.reason:
+                    reasons[done.draw.sequence, done.draw.draw] = done.reason
+                yield done.draw
+
+        draws = arriving() if predicting and not method.startswith(SAMPLES) else iter(opened.manifest.draws)
+        rows = 0
+        if scoring:
+            profile = self.profile or benchmark.profile
+            options = {"profile": self.profile, "budget": self.budget, "workers": self.workers, "draws": draws}
+            file = scores_path(self.out, label, benchmark.name, profile)
+            for row in score(benchmark, opened.manifest, self.root, samples, file, **options):
+                rows += 1
+                if row["failed"]:
+                    reasons[row["sequence"], row["draw"]] = row["failed"]
+        else:
+            for _ in draws:
+                pass
+        said = [f"{label} on {benchmark.name}: {made} predicted, {rows} scored, of {len(opened.manifest.draws)}"]
+        said += [f"  failed: {sequence} {draw}: {reason}" for (sequence, draw), reason in reasons.items()]
+        return Line("\n".join(said), len(reasons))
+
+    def _predicted(self, opened: Opened, method: str, folder: Path) -> Iterator[Predicted]:
+        """Stage 1 of one method on one benchmark, here, in other processes, or on Ray."""
+        if self.where == "here":
+            yield from predict(_method(method, self.device), opened.manifest.draws, opened.sequences, folder)
+            return
+        draws = opened.manifest.draws
+        shares = (
+            Share(method, self.device, opened.benchmark.name, self.root, folder, draws[first : first + PER_SHARE])
+            for first in range(0, len(draws), PER_SHARE)
+        )
+        for done in in_parallel(predict_share, shares, where=self.where, workers=self.workers, gpus=self.gpus):
+            yield from done
+
+    def report(self) -> tuple[Path, ...]:
+        """Stage 3: tables in all formats and the page with pictures, of all that has been scored."""
+        results = self.results()
+        written = write_tables(results, self.out / "report")
+        if not self.pictures:
+            return written
+        return (*written, write_page(results, self.out / "report", self._show, sheets=paper_sheets(results)))
+
+    def results(self) -> tuple[Results, ...]:
+        """All that has been scored, the methods in the order of this run."""
+        order = {label_of(method): place for place, method in enumerate(self.methods)}
+        return tuple(sorted(read_scores(self.out), key=lambda found: order.get(found.method, len(order))))
+
+    def _show(self, results: Results, measured: Measured) -> Shown:
+        """A draw for the page. Raises InputError where its data cannot be read."""
+        sequence = _sequences(results.benchmark, self.root).get(measured.score.sequence)
+        if sequence is None:
+            raise InputError("the dataset lacks the sequence")
+        folder = samples_folder(self.out, results.method, results.benchmark)
+        draw = Draw(results.dataset, measured.score.sequence, measured.draw, measured.stride, measured.frames, 0)
+        farthest = find_benchmark(results.benchmark).farthest
+        return read_shown(sequence, measured.frames, sample_path(folder, draw), farthest)
+
+
+def label_of(method: str) -> str:
+    """What a method is called in files and tables: what stands before `=`, or the last part of its path."""
+    label, _, weights = method.removeprefix(SAMPLES).rpartition("=")
+    return label or Path(weights).name
