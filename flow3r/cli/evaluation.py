@@ -206,9 +206,8 @@ def selftest(
     wrong = 0
     for found in test(root, chosen, out):
         wrong += not found.passed
-        PRINT.print(
-            f"[{'green' if found.passed else 'red'}]{'pass' if found.passed else 'fail'}[/] {escape(found.text)}"
-        )
+        mark = "[green]pass[/]" if found.passed else "[red]fail[/]"
+        PRINT.print(f"{mark} {escape(found.text)}", soft_wrap=True)
     if wrong:
         print(f"flow3r: {wrong} checks failed, see above", file=sys.stderr)
         sys.exit(1)
