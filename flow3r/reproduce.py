@@ -23,8 +23,8 @@ from flow3r.data.recipe import make_recipe
 from flow3r.data.subsets import draw_subset
 from flow3r.errors import InputError
 from flow3r.eval.benchmarks import find_benchmark
-from flow3r.eval.collect import Results
 from flow3r.eval.run import PAPER, Run, fix_manifest, manifest_path
+from flow3r.eval.tables.collect import Results
 from flow3r.model.checkpoints import save_model
 from flow3r.model.flow3r import Flow3r
 from flow3r.model.vggt import Vggt

@@ -239,7 +239,7 @@ def reproduce(
         device: cpu, cuda, ...; by default CUDA where there is one.
     """
     from flow3r.eval.tables import paper_sheets
-    from flow3r.eval.typeset import console
+    from flow3r.eval.tables.typeset import console
     from flow3r.reproduce import STAGES, Paper
 
     wanted = stages.split(",")

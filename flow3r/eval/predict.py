@@ -11,8 +11,8 @@ import numpy as np
 
 from flow3r.data.frame import Frame, Sequence
 from flow3r.errors import InputError
-from flow3r.eval.labelled_segments import FlowLabelled
-from flow3r.eval.manifests import Draw
+from flow3r.eval.benchmarks.labelled_segments import FlowLabelled
+from flow3r.eval.benchmarks.manifests import Draw
 from flow3r.eval.methods import Method
 from flow3r.eval.samples import read_facts, write_sample
 from flow3r.files import write_json

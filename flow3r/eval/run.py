@@ -14,10 +14,9 @@ from typing import Literal
 
 from flow3r.data.frame import Sequence
 from flow3r.errors import InputError
-from flow3r.eval.benchmark import Benchmark
 from flow3r.eval.benchmarks import BENCHMARKS, find_benchmark
-from flow3r.eval.collect import Measured, Results, read_scores
-from flow3r.eval.manifests import (
+from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.manifests import (
     DRAWS,
     Draw,
     Manifest,
@@ -29,11 +28,12 @@ from flow3r.eval.manifests import (
 )
 from flow3r.eval.methods import Method, method_called
 from flow3r.eval.page import write_page
+from flow3r.eval.page.pictures import Shown, read_shown
 from flow3r.eval.parallel import Where, in_parallel
-from flow3r.eval.pictures import Shown, read_shown
 from flow3r.eval.predict import Predicted, predict, sample_path
 from flow3r.eval.score import score
 from flow3r.eval.tables import paper_sheets, write_tables
+from flow3r.eval.tables.collect import Measured, Results, read_scores
 
 PER_SHARE = 4  # ours: draws that another process is given at once
 STAGES = ("predict", "score", "report")

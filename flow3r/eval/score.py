@@ -19,11 +19,11 @@ import torch
 
 from flow3r.data.frame import Sequence
 from flow3r.errors import Flow3rError, InputError
-from flow3r.eval.benchmark import Benchmark
 from flow3r.eval.benchmarks import find_benchmark
+from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.labelled_segments import FlowLabelled
+from flow3r.eval.benchmarks.manifests import Draw, Manifest
 from flow3r.eval.frames import flow_on_grid, labels_on_grid
-from flow3r.eval.labelled_segments import FlowLabelled
-from flow3r.eval.manifests import Draw, Manifest
 from flow3r.eval.measures import DEFINITION, Protocol, score_scene
 from flow3r.eval.parallel import in_parallel
 from flow3r.eval.predict import failure_path, sample_path

@@ -17,15 +17,15 @@ from flow3r.config import WorldsConfig
 from flow3r.data.frame import Frame, Sequence, check_indices
 from flow3r.data.worlds import Worlds, render_worlds
 from flow3r.errors import InputError
-from flow3r.eval.benchmark import Benchmark
+from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.labelled_segments import FlowLabelled
+from flow3r.eval.benchmarks.manifests import Draw, Manifest, make_manifest
+from flow3r.eval.benchmarks.samplings import EveryNth
 from flow3r.eval.frames import flow_on_grid, labels_on_grid
-from flow3r.eval.labelled_segments import FlowLabelled
-from flow3r.eval.manifests import Draw, Manifest, make_manifest
 from flow3r.eval.methods import images_on_grid
 from flow3r.eval.predict import sample_path
 from flow3r.eval.report import COLUMNS
 from flow3r.eval.samples import Sample, write_sample
-from flow3r.eval.samplings import EveryNth
 from flow3r.eval.score import score
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import from_parts, rotation_from_quaternion

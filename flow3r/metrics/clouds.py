@@ -129,7 +129,7 @@ def normal_consistency(
     true_of_predicted: Int[Tensor, "n"],
     predicted_of_true: Int[Tensor, "m"],
 ) -> NormalConsistency:
-    """Agreement of the normals of two clouds at nearest neighbours, given by index in both directions (`mutual_nearest`)."""
+    """Agreement of the normals of two clouds at nearest neighbours, given by index both ways (`mutual_nearest`)."""
     predicted, true = point_normals(prediction), point_normals(truth)
     accuracy = (predicted * true[true_of_predicted]).sum(-1).abs()
     completeness = (true * predicted[predicted_of_true]).sum(-1).abs()

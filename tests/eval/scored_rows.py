@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flow3r.eval.collect import Results, results_of
-from flow3r.eval.manifests import Draw, Manifest, write_manifest
+from flow3r.eval.benchmarks.manifests import Draw, Manifest, write_manifest
+from flow3r.eval.tables.collect import Results, results_of
 
 
 def manifest(benchmark: str, sequences: int = 3, draws: int = 2, strides: tuple[int, ...] = (1, 2)) -> Manifest:

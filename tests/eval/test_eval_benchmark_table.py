@@ -13,10 +13,10 @@ from flow3r.data.datasets.nrgbd import NRGBD
 from flow3r.data.frame import Sequence
 from flow3r.data.pack import pack
 from flow3r.errors import InputError
-from flow3r.eval.benchmark import Part
 from flow3r.eval.benchmarks import BENCHMARKS, find_benchmark
-from flow3r.eval.manifests import check_manifest, committed_manifest, make_manifest
-from flow3r.eval.paper_rows import PAPER_ROWS
+from flow3r.eval.benchmarks.benchmark import Part
+from flow3r.eval.benchmarks.manifests import check_manifest, committed_manifest, make_manifest
+from flow3r.eval.benchmarks.paper_rows import PAPER_ROWS
 from flow3r.metrics.points import FLOW3R, PI3
 
 SINGLE = [name for name, row in BENCHMARKS.items() if row.single_images]
@@ -48,7 +48,7 @@ def test_every_row_draws_frames_with_the_labels_that_its_measures_need(root: Pat
 
 
 def test_the_table_holds_the_papers_datasets_under_their_printed_names(repository: Path):
-    tables = json.loads((repository / "flow3r/eval/paper_tables.json").read_text(encoding="utf-8"))
+    tables = json.loads((repository / "flow3r/eval/tables/paper_tables.json").read_text(encoding="utf-8"))
     printed = {record["dataset"] for record in tables["records"]}
     titles = {row.title for row in PAPER_ROWS}
     assert len(titles) == len(PAPER_ROWS)

@@ -13,10 +13,9 @@ from flow3r.data.frame import Frame
 from flow3r.data.transforms import fit_depth
 from flow3r.data.worlds import render_worlds
 from flow3r.errors import InputError
-from flow3r.eval import classical_sfm
-from flow3r.eval.classical_depth import interpolated_depth
-from flow3r.eval.classical_sfm import ClassicalMethod
-from flow3r.eval.methods import Method
+from flow3r.eval.methods import Method, classical_sfm
+from flow3r.eval.methods.classical_depth import interpolated_depth
+from flow3r.eval.methods.classical_sfm import ClassicalMethod
 from flow3r.eval.samples import read_sample, write_sample
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import rotation_angle, transform_maps

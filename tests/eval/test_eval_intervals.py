@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flow3r.eval import intervals
-from flow3r.eval.intervals import mean_intervals, paired_differences, sign_test
+from flow3r.eval.tables import intervals
+from flow3r.eval.tables.intervals import mean_intervals, paired_differences, sign_test
 
 
 def draws_of(values: np.ndarray) -> dict[str, dict[int, float]]:

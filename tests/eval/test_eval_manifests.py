@@ -11,7 +11,7 @@ import pytest
 
 from flow3r.errors import InputError
 from flow3r.eval.benchmarks import BENCHMARKS, find_benchmark
-from flow3r.eval.manifests import (
+from flow3r.eval.benchmarks.manifests import (
     Manifest,
     check_manifest,
     committed_manifest,
@@ -20,7 +20,7 @@ from flow3r.eval.manifests import (
     read_manifest,
     write_manifest,
 )
-from flow3r.eval.samplings import Connected, EveryNth, Lot, RandomFrames, Strides
+from flow3r.eval.benchmarks.samplings import Connected, EveryNth, Lot, RandomFrames, Strides
 
 WITH_LENGTHS = sorted(name for name, row in BENCHMARKS.items() if row.lengths)
 

@@ -8,11 +8,10 @@ from scored_rows import manifest, row, scored
 from test_eval_pictures import shown
 
 from flow3r.errors import InputError
-from flow3r.eval import pictures
-from flow3r.eval.collect import results_of
-from flow3r.eval.page import chosen_sequences, write_page
-from flow3r.eval.pictures import Shown
-from flow3r.eval.typeset import Grid, Sheet
+from flow3r.eval.page import chosen_sequences, pictures, write_page
+from flow3r.eval.page.pictures import Shown
+from flow3r.eval.tables.collect import results_of
+from flow3r.eval.tables.typeset import Grid, Sheet
 
 VOID = {"meta", "img", "br", "line", "polyline", "circle"}
 HOSTILE = "a/<b>&'\" ü"

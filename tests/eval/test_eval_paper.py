@@ -5,8 +5,8 @@ import json
 import pytest
 
 from flow3r.eval.benchmarks import BENCHMARKS
-from flow3r.eval.paper import METRICS, anomalies, general_remarks, paper_tables, printed
 from flow3r.eval.report import COLUMNS
+from flow3r.eval.tables.paper import METRICS, anomalies, general_remarks, paper_tables, printed
 from flow3r.presets import PRESETS
 
 OTHERS = {"dust3r", "cut3r", "vggt", "pi3"}  # methods that are no presets
@@ -14,7 +14,7 @@ OTHERS = {"dust3r", "cut3r", "vggt", "pi3"}  # methods that are no presets
 
 @pytest.fixture(scope="module")
 def packaged(repository) -> dict:
-    return json.loads((repository / "flow3r" / "eval" / "paper_tables.json").read_text(encoding="utf-8"))
+    return json.loads((repository / "flow3r" / "eval" / "tables" / "paper_tables.json").read_text(encoding="utf-8"))
 
 
 def test_the_packaged_numbers_are_those_that_were_read_from_the_paper(packaged, shared) -> None:

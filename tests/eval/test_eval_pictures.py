@@ -12,8 +12,8 @@ from synthetic_room import intrinsics_of, render, walk
 from flow3r.data.frame import Frame
 from flow3r.data.transforms import fit_frame
 from flow3r.draw import nearest_points, paint
-from flow3r.eval import pictures
-from flow3r.eval.pictures import (
+from flow3r.eval.page import pictures
+from flow3r.eval.page.pictures import (
     ERROR_RAMP,
     UNKNOWN,
     Shown,
@@ -27,8 +27,8 @@ from flow3r.eval.pictures import (
     shown_views,
     truth_maps,
 )
+from flow3r.eval.page.trajectories import aligned_centres, trajectory_svg
 from flow3r.eval.samples import Sample, write_sample
-from flow3r.eval.trajectories import aligned_centres, trajectory_svg
 from flow3r.types import Views
 
 SIZE = (28, 42)

@@ -10,7 +10,7 @@ from tiny_model import tiny_model
 
 from flow3r.data.frame import Frame
 from flow3r.errors import InputError
-from flow3r.eval.manifests import Draw
+from flow3r.eval.benchmarks.manifests import Draw
 from flow3r.eval.methods import identity_method, model_method
 from flow3r.eval.predict import failure_path, predict, sample_path
 from flow3r.eval.samples import Sample, read_sample

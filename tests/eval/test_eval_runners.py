@@ -18,9 +18,9 @@ from teacher.package_signatures import live_signature, reread
 
 from flow3r.data.frame import Frame, check_indices
 from flow3r.errors import CheckpointError, InputError
-from flow3r.eval.manifests import Draw, Manifest, write_manifest
-from flow3r.eval.runners import cut3r, dust3r, flow3r_official, outside, pi3, vggt
-from flow3r.eval.runners.grids import dust3r_grid, pi3_grid, vggt_grid
+from flow3r.eval.benchmarks.manifests import Draw, Manifest, write_manifest
+from flow3r.eval.methods.runners import cut3r, dust3r, flow3r_official, outside, pi3, vggt
+from flow3r.eval.methods.runners.grids import dust3r_grid, pi3_grid, vggt_grid
 from flow3r.eval.samples import Sample, read_sample, write_sample
 from flow3r.geometry.align import apply_similarity, umeyama
 from flow3r.geometry.flow import ndc_from_pixels

@@ -15,16 +15,16 @@ from flow3r.data.frame import Frame
 from flow3r.data.labels import LabelStore, Segment, SegmentInfo
 from flow3r.data.transforms import fit_frame
 from flow3r.errors import InputError
-from flow3r.eval.benchmark import Benchmark
-from flow3r.eval.collect import read_rows, results_of
+from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.labelled_segments import labelled_segments
+from flow3r.eval.benchmarks.manifests import Draw, Manifest
+from flow3r.eval.benchmarks.samplings import Strides
 from flow3r.eval.frames import labels_on_grid
-from flow3r.eval.labelled_segments import labelled_segments
-from flow3r.eval.manifests import Draw, Manifest
 from flow3r.eval.predict import failure_path, sample_path
 from flow3r.eval.report import COLUMNS
 from flow3r.eval.samples import Sample, read_sample, write_sample
-from flow3r.eval.samplings import Strides
 from flow3r.eval.score import Task, protocol_of, score, worst_of_any_truth
+from flow3r.eval.tables.collect import read_rows, results_of
 from flow3r.files import write_json
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import transform_maps

@@ -12,13 +12,13 @@ from rich.console import Console
 from scored_rows import manifest, row, rows, scored, write_scores
 
 from flow3r.errors import InputError
-from flow3r.eval.collect import Results, check_comparable, read_rows, read_scores, results_of
-from flow3r.eval.comparisons import comparison_sheet, comparisons, stride_buckets, stride_sheet
-from flow3r.eval.paper import anomalies, paper_tables
 from flow3r.eval.report import COLUMNS
-from flow3r.eval.result_tables import further_tables, paper_and_ours, records
 from flow3r.eval.tables import paper_sheets, write_tables
-from flow3r.eval.typeset import console, latex, latex_escaped, markdown, method_name, number, sheet
+from flow3r.eval.tables.collect import Results, check_comparable, read_rows, read_scores, results_of
+from flow3r.eval.tables.comparisons import comparison_sheet, comparisons, stride_buckets, stride_sheet
+from flow3r.eval.tables.paper import anomalies, paper_tables
+from flow3r.eval.tables.result_tables import further_tables, paper_and_ours, records
+from flow3r.eval.tables.typeset import console, latex, latex_escaped, markdown, method_name, number, sheet
 
 MEASURES = {"ate": 0.05, "rpe_translation": 0.06, "rpe_rotation": 1.0, "mse": 0.3, "f@5": 0.5}
 

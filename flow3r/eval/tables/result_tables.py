@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flow3r.eval.benchmarks import BENCHMARKS
-from flow3r.eval.collect import Results, check_comparable
-from flow3r.eval.intervals import FEW, Interval
-from flow3r.eval.paper import PaperTable, Printed, paper_tables
 from flow3r.eval.report import COLUMNS
+from flow3r.eval.tables.collect import Results, check_comparable
+from flow3r.eval.tables.intervals import FEW, Interval
+from flow3r.eval.tables.paper import PaperTable, Printed, paper_tables
 
 PAPER_PROFILE = "flow3r"  # spec, section 0: what the paper's tables mean
 TRAJECTORY = ("ate", "rpe_translation", "rpe_rotation")  # say little where the true trajectory is degenerate

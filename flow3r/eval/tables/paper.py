@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from flow3r.eval.paper_rows import OMNIWORLD, PAPER_ROWS, SPATIALVID
+from flow3r.eval.benchmarks.paper_rows import OMNIWORLD, PAPER_ROWS, SPATIALVID
 from flow3r.eval.report import COLUMNS
 
 METRICS = {  # the paper's names -> keys of report.COLUMNS
@@ -162,7 +162,7 @@ def _by_name() -> dict[tuple[int, str, str, str], Printed]:
 
 @cache
 def _content() -> dict[str, Any]:
-    return json.loads(resources.files("flow3r.eval").joinpath("paper_tables.json").read_text(encoding="utf-8"))
+    return json.loads(resources.files("flow3r.eval.tables").joinpath("paper_tables.json").read_text(encoding="utf-8"))
 
 
 def _printed(record: dict[str, Any]) -> Printed:

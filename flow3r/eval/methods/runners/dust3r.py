@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flow3r.eval.methods import Pairs
-from flow3r.eval.runners.grids import dust3r_grid
-from flow3r.eval.runners.outside import OutsideMethod, main, parser_of, placed_sample, to_numpy
+from flow3r.eval.methods.runners.grids import dust3r_grid
+from flow3r.eval.methods.runners.outside import OutsideMethod, main, parser_of, placed_sample, to_numpy
 from flow3r.eval.samples import Sample
 from flow3r.model.licences import Licence
 from flow3r.teacher.weights import Package

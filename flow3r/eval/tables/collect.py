@@ -11,9 +11,9 @@ from statistics import mean
 from typing import Any
 
 from flow3r.errors import InputError
-from flow3r.eval.intervals import Interval, Values, mean_intervals
-from flow3r.eval.manifests import Manifest, read_manifest
+from flow3r.eval.benchmarks.manifests import Manifest, read_manifest
 from flow3r.eval.report import COLUMNS, Row, Score
+from flow3r.eval.tables.intervals import Interval, Values, mean_intervals
 
 HEADLINE = 0  # the draw whose mean is printed; all draws feed the intervals (spec 2.11)
 KINDS = {

@@ -1,8 +1,8 @@
 """Manifests: which frames of which sequences a benchmark measures, fixed in a file before anything is predicted.
 
 A manifest is JSON lines, one for each draw, sorted by sequence and draw: {dataset, sequence, draw, stride, frames, n}.
-Those whose sequences and lengths are known facts are part of the package, in flow3r/eval/drawn/; others are made from
-the data at hand, by the same rule, so that everybody who has the same sequences gets the same file.
+Those whose sequences and lengths are known facts are part of the package, in the folder drawn/ beside this file; others
+are made from the data at hand, by the same rule, so that everybody who has the same sequences gets the same file.
 """
 
 import json
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flow3r.errors import Flow3rError, InputError
-from flow3r.eval.benchmark import Benchmark
-from flow3r.eval.samplings import Lot
+from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.samplings import Lot
 from flow3r.files import sha256_of_bytes, write_text
 
 DRAWS = 5  # of each sequence (spec 2.11): the first is the headline, all feed the intervals
@@ -127,7 +127,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def committed_manifest(benchmark: str) -> Manifest | None:
     """The manifest of a benchmark that is part of the package; None where there is none."""
-    file = resources.files("flow3r.eval") / "drawn" / f"{benchmark}.jsonl"
+    file = resources.files("flow3r.eval.benchmarks") / "drawn" / f"{benchmark}.jsonl"
     return _parse(file.read_text(encoding="utf-8"), benchmark, str(file)) if file.is_file() else None
 
 

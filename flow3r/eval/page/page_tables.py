@@ -3,9 +3,9 @@
 import html
 from collections.abc import Sequence
 
-from flow3r.eval.collect import HEADLINE, Measured, Results
 from flow3r.eval.report import COLUMNS
-from flow3r.eval.typeset import Sheet, arrow, method_name, number
+from flow3r.eval.tables.collect import HEADLINE, Measured, Results
+from flow3r.eval.tables.typeset import Sheet, arrow, method_name, number
 
 CHOSEN_BY = ("mse", "auc@30", "ate", "abs_rel", "aepe")  # the first measure that the first method has
 BEST = ' class="best"'

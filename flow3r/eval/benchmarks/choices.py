@@ -6,7 +6,7 @@ from pathlib import Path
 from flow3r.data.catalogue import DATASETS
 from flow3r.data.datasets.dataset import scenes_for_tests
 from flow3r.data.datasets.packed import is_packed
-from flow3r.eval.benchmark import Benchmark, Choice
+from flow3r.eval.benchmarks.benchmark import Benchmark, Choice
 
 
 def held_out(benchmark: Benchmark, root: Path, folder: Path, there: Collection[str]) -> Collection[str]:

@@ -16,8 +16,8 @@ import torch
 
 from flow3r.errors import CheckpointError
 from flow3r.eval.methods import Pairs
-from flow3r.eval.runners.grids import dust3r_grid
-from flow3r.eval.runners.outside import OutsideMethod, main, parser_of, placed_sample, to_numpy
+from flow3r.eval.methods.runners.grids import dust3r_grid
+from flow3r.eval.methods.runners.outside import OutsideMethod, main, parser_of, placed_sample, to_numpy
 from flow3r.eval.samples import Sample
 from flow3r.geometry.se3 import from_parts, rotation_from_quaternion
 from flow3r.model.licences import Licence

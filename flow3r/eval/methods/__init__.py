@@ -1,6 +1,6 @@
 """What is compared: anything that turns the frames of a sample into a `Sample`, our models and the rows beside them.
 
-Methods that live in an installation of their own write their samples themselves (flow3r/eval/runners).
+Methods that live in an installation of their own write their samples themselves (flow3r/eval/methods/runners).
 """
 
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ def method_called(name: str, *, device: str | None = None) -> Method:
     if name == "identity":
         return identity_method((64, 96))
     if name == "classical":
-        from flow3r.eval.classical_sfm import ClassicalMethod
+        from flow3r.eval.methods.classical_sfm import ClassicalMethod
 
         return ClassicalMethod()
     label, _, weights = name.rpartition("=")

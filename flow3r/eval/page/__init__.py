@@ -11,9 +11,8 @@ from torch import Tensor
 
 from flow3r.draw import to_bytes
 from flow3r.errors import InputError
-from flow3r.eval.collect import Measured, Results
-from flow3r.eval.page_tables import headline, listed_measure, measures_table, sequences_table, sheet_html
-from flow3r.eval.pictures import (
+from flow3r.eval.page.page_tables import headline, listed_measure, measures_table, sequences_table, sheet_html
+from flow3r.eval.page.pictures import (
     LARGEST_ERROR,
     Placed,
     Shown,
@@ -24,9 +23,10 @@ from flow3r.eval.pictures import (
     prediction_maps,
     truth_maps,
 )
+from flow3r.eval.page.trajectories import TRUTH, aligned_centres, legend, trajectory_svg
 from flow3r.eval.report import COLUMNS
-from flow3r.eval.trajectories import TRUTH, aligned_centres, legend, trajectory_svg
-from flow3r.eval.typeset import LEGEND, Sheet, method_name
+from flow3r.eval.tables.collect import Measured, Results
+from flow3r.eval.tables.typeset import LEGEND, Sheet, method_name
 from flow3r.files import atomic_path, write_text
 
 FAILURES = 3  # sequences at most that are shown because a method failed on them

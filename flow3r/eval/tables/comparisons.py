@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from flow3r.eval.collect import Results
-from flow3r.eval.intervals import Difference, paired_differences
-from flow3r.eval.paper import METRICS
 from flow3r.eval.report import COLUMNS
-from flow3r.eval.result_tables import ordered, short, title_of
-from flow3r.eval.typeset import Grid, Sheet, arrow, bounds, method_name, number
+from flow3r.eval.tables.collect import Results
+from flow3r.eval.tables.intervals import Difference, paired_differences
+from flow3r.eval.tables.paper import METRICS
+from flow3r.eval.tables.result_tables import ordered, short, title_of
+from flow3r.eval.tables.typeset import Grid, Sheet, arrow, bounds, method_name, number
 
 MEASURES = tuple(dict.fromkeys(METRICS.values()))  # those that the paper prints
 REFERENCES = ("flow3r", "flow3r-vggt", "nano")  # the first that was measured is compared with all others

@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 from flow3r.data.frame import Frame
 from flow3r.data.transforms import fit_intrinsics
 from flow3r.errors import InputError
-from flow3r.eval.classical_depth import interpolated_depth
 from flow3r.eval.methods import Pairs, images_on_grid
+from flow3r.eval.methods.classical_depth import interpolated_depth
 from flow3r.eval.samples import Sample
 from flow3r.geometry.camera import unproject
 from flow3r.teacher.features import Features, find_features, match_indices

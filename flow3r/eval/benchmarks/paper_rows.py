@@ -2,16 +2,16 @@
 
 Eight frames each (appendix A.3). "spec" in a comment: the choice or the fact of the project's page on evaluation, by
 section, most of them where the paper is silent; "ours": a choice that neither makes. A row's `lengths` are facts that
-do not depend on what is on a disk; manifests made of them alone are part of the package (flow3r/eval/drawn/).
+do not depend on what is on a disk; manifests made of them alone are part of the package (drawn/).
 """
 
 from dataclasses import replace
 
 from flow3r.data.datasets import sevenscenes, sintel
 from flow3r.data.datasets.bonn import BONN_RAW
-from flow3r.eval.benchmark import Benchmark, Part
-from flow3r.eval.choices import held_out, held_out_clips
-from flow3r.eval.samplings import Connected, RandomFrames, Strides
+from flow3r.eval.benchmarks.benchmark import Benchmark, Part
+from flow3r.eval.benchmarks.choices import held_out, held_out_clips
+from flow3r.eval.benchmarks.samplings import Connected, RandomFrames, Strides
 
 # 1064 frames in 23 sequences of training, as many as the release says; 19 of them have 50.
 SINTEL_LENGTHS = dict.fromkeys(sintel.EVALUATED, 50) | {"ambush_4": 33, "ambush_6": 20, "market_6": 40}

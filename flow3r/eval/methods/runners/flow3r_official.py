@@ -21,8 +21,8 @@ import torch
 
 from flow3r.errors import CheckpointError, InputError
 from flow3r.eval.methods import Pairs
-from flow3r.eval.runners.grids import pi3_grid
-from flow3r.eval.runners.outside import OutsideMethod, main, parser_of, placed_sample
+from flow3r.eval.methods.runners.grids import pi3_grid
+from flow3r.eval.methods.runners.outside import OutsideMethod, main, parser_of, placed_sample
 from flow3r.eval.samples import Sample
 from flow3r.files import sha256_of_file
 from flow3r.geometry.camera import pixel_grid

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flow3r.eval.collect import Results
-from flow3r.eval.comparisons import (
+from flow3r.eval.tables.collect import Results
+from flow3r.eval.tables.comparisons import (
     comparison_records,
     comparison_sheet,
     comparisons,
@@ -18,9 +18,9 @@ from flow3r.eval.comparisons import (
     stride_records,
     stride_sheet,
 )
-from flow3r.eval.paper import general_remarks
-from flow3r.eval.result_tables import ResultTable, further_tables, ordered, paper_and_ours, records, short
-from flow3r.eval.typeset import Sheet, latex, markdown, sheet
+from flow3r.eval.tables.paper import general_remarks
+from flow3r.eval.tables.result_tables import ResultTable, further_tables, ordered, paper_and_ours, records, short
+from flow3r.eval.tables.typeset import Sheet, latex, markdown, sheet
 from flow3r.files import write_json, write_text
 
 FORMAT = "flow3r-tables-1"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from flow3r.eval.methods import Pairs
-from flow3r.eval.runners.grids import vggt_grid
-from flow3r.eval.runners.outside import (
+from flow3r.eval.methods.runners.grids import vggt_grid
+from flow3r.eval.methods.runners.outside import (
     OutsideMethod,
     half_precision,
     main,

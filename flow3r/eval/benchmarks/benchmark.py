@@ -16,8 +16,8 @@ from flow3r.data.datasets.packed import described, is_packed, packed_dataset
 from flow3r.data.frame import Frame, Sequence, check_indices, frame_sizes
 from flow3r.data.prepare import ACCEPTED
 from flow3r.errors import InputError
-from flow3r.eval.labelled_segments import labelled_segments
-from flow3r.eval.samplings import Sampling
+from flow3r.eval.benchmarks.labelled_segments import labelled_segments
+from flow3r.eval.benchmarks.samplings import Sampling
 from flow3r.metrics.points import FLOW3R, PointProfile
 
 MEGASAM = "megasam"  # key of the reader of pseudo ground truth, and the end of its folder's name

@@ -6,9 +6,9 @@ numbers agree up to that draw. DTU is read in metres: its gate for ICP, 100 mm, 
 """
 
 from flow3r.data.datasets import dtu
-from flow3r.eval.benchmark import Benchmark, Part
-from flow3r.eval.choices import held_out, matching
-from flow3r.eval.paper_rows import (
+from flow3r.eval.benchmarks.benchmark import Benchmark, Part
+from flow3r.eval.benchmarks.choices import held_out, matching
+from flow3r.eval.benchmarks.paper_rows import (
     BONN_LENGTHS,
     BONN_PART,
     INDOORS,
@@ -19,7 +19,7 @@ from flow3r.eval.paper_rows import (
     TUM_LENGTHS,
     TUM_PART,
 )
-from flow3r.eval.samplings import EveryNth, RandomFrames
+from flow3r.eval.benchmarks.samplings import EveryNth, RandomFrames
 from flow3r.metrics.points import PI3
 
 WHOLE = EveryNth(1)

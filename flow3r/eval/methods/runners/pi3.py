@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from flow3r.eval.methods import Pairs
-from flow3r.eval.runners.grids import pi3_grid
-from flow3r.eval.runners.outside import (
+from flow3r.eval.methods.runners.grids import pi3_grid
+from flow3r.eval.methods.runners.outside import (
     OutsideMethod,
     half_precision,
     main,

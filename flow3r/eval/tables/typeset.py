@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flow3r.eval.report import COLUMNS
-from flow3r.eval.result_tables import Block, Cell, Line, ResultTable
+from flow3r.eval.tables.result_tables import Block, Cell, Line, ResultTable
 
 NOTHING = "–"
 PARTIAL = "†"

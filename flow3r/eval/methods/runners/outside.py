@@ -18,11 +18,11 @@ from jaxtyping import Float
 from flow3r.data.frame import Frame
 from flow3r.errors import Flow3rError, InputError
 from flow3r.eval.benchmarks import find_benchmark
-from flow3r.eval.manifests import check_manifest, read_manifest, write_manifest
+from flow3r.eval.benchmarks.manifests import check_manifest, read_manifest, write_manifest
 from flow3r.eval.methods import Pairs
+from flow3r.eval.methods.runners.grids import Grid
 from flow3r.eval.predict import predict
 from flow3r.eval.run import manifest_path, samples_folder
-from flow3r.eval.runners.grids import Grid
 from flow3r.eval.samples import Sample
 from flow3r.files import sha256_of_json
 from flow3r.model.licences import Licence, accepting_licences, agree_to
