@@ -1,4 +1,6 @@
-"""Files that are either whole or absent: atomic writes, content hashes. Arrays of many frames that stay on disk."""
+"""Files that are either whole or absent: atomic writes, content hashes. Parts of files, and arrays of many frames, that
+are read where they lie; a part also behind a URL that fsspec knows (s3://, gs://, https://).
+"""
 
 import hashlib
 import json
@@ -7,13 +9,15 @@ import operator
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
+
+from flow3r.errors import InputError
 
 
 @contextmanager
@@ -62,23 +66,80 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def is_url(path: str | Path) -> bool:
+    """Whether it names a file system other than the local one."""
+    return "://" in str(path)
+
+
 @dataclass(frozen=True)
 class FilePart:
-    """A run of bytes in a file that is a file by itself, such as a member of a tar archive: read where it lies."""
+    """A run of bytes in a file, read where it lies: a member of a tar archive, or a whole file; `path` may be a URL."""
 
-    file: Path
-    offset: int  # bytes
-    size: int
-    name: str  # within the file, such as clips/a.mp4
+    path: str
+    offset: int = 0  # bytes
+    size: int | None = None  # None: to the end of the file
+    name: str = ""  # what it is called within the file, such as clips/a.mp4
 
     def __str__(self) -> str:
-        return f"{self.file}/{self.name}"
+        if self.name:
+            return f"{self.path}/{self.name}"
+        return self.path if self.size is None else f"{self.path} (bytes from {self.offset})"
 
     def read(self) -> bytes:
-        """The whole content, fewer than `size` bytes where the file was cut short."""
-        with open(self.file, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        """The content, fewer than `size` bytes where the file was cut short. Raises OSError if it cannot be read."""
+        if not is_url(self.path):
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                return file.read(self.size)
+        system, path = _file_system(self.path)
+        return system.cat_file(path, self.offset or None, None if self.size is None else self.offset + self.size)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of every (start, length), counted from where the part begins, not held to where it ends.
+
+        Fewer where the file ends. Raises OSError if it cannot be read.
+        """
+        if is_url(self.path):
+            return self._fetch(ranges)
+        parts = []
+        with open(self.path, "rb") as file:
+            for start, length in ranges:
+                file.seek(self.offset + start)
+                parts.append(file.read(length))
+        return parts
+
+    def part(self, offset: int, size: int) -> "FilePart":
+        """A part of this part."""
+        return FilePart(self.path, self.offset + offset, size)
+
+    def _fetch(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """All ranges in one call, so that the requests of a clip travel side by side."""
+        system, path = _file_system(self.path)
+        starts = [self.offset + start for start, _ in ranges]
+        ends = [start + length for start, (_, length) in zip(starts, ranges)]
+        return system.cat_ranges([path] * len(ranges), starts, ends, on_error="raise")
+
+
+def list_files(folder: str | Path, suffix: str) -> list[str]:
+    """The files of a folder or URL whose names end so, sorted, hidden ones left out; paths or URLs."""
+    if not is_url(folder):
+        found = [str(file) for file in Path(folder).glob(f"*{suffix}") if not file.name.startswith(".")]
+        return sorted(found)
+    system, path = _file_system(str(folder))
+    names = sorted(name for name in system.ls(path, detail=False) if name.endswith(suffix))
+    return [system.unstrip_protocol(name) for name in names if not name.rsplit("/", 1)[-1].startswith(".")]
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise InputError(
+            f"{url}: reading it needs a package that is not installed ({error}); install flow3r[scale] and fsspec's "
+            "package for this protocol (s3fs, gcsfs, ...)"
+        ) from error
 
 
 def sha256_of_file(path: str | Path | FilePart) -> str:

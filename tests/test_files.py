@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from flow3r.files import (
+    FilePart,
     FrameStack,
     atomic_path,
+    list_files,
     sha256_of_bytes,
     sha256_of_file,
     sha256_of_json,
@@ -109,6 +111,24 @@ def test_json_without_meaning_is_refused_and_not_written(tmp_path):
         with pytest.raises(ValueError):
             write_json(tmp_path / "a.json", {"loss": value})
     assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_part_is_a_slice_of_its_file_on_a_disk_and_behind_a_url(tmp_path, remote):
+    content, where = bytes(range(100)), str(tmp_path)
+    if remote:
+        where = f"memory://{tmp_path.name}"
+        pytest.importorskip("fsspec").filesystem("memory").pipe(f"/{tmp_path.name}/all.bin", content)
+    (tmp_path / "all.bin").write_bytes(content)
+    (path,) = list_files(where, ".bin")
+    whole, rest, part = FilePart(path), FilePart(path, 90), FilePart(path, 10, 80).part(5, 20)
+    assert [one.read() for one in (whole, rest, part)] == [content, content[90:], content[15:35]]
+    assert part.read_ranges([(0, 3), (18, 4), (80, 30)]) == [content[15:18], content[33:37], content[95:]]
+    assert FilePart(path, 90, 50).read() == content[90:]
+    names = [str(one) for one in (whole, part, FilePart(path, 2, 3, "a/b.mp4"))]
+    assert names == [path, f"{path} (bytes from 15)", f"{path}/a/b.mp4"]
+    with pytest.raises(FileNotFoundError):
+        FilePart(f"{where}/missing.bin").read()
 
 
 def test_hashes_are_of_the_content(tmp_path):

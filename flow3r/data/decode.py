@@ -182,5 +182,5 @@ class VideoDecoder:
 def _address(path: Path | FilePart) -> str:
     """What ffmpeg opens: a file, or a part of one by its protocol for that."""
     if isinstance(path, FilePart):
-        return f"subfile,,start,{path.offset},end,{path.offset + path.size},,:{path.file.resolve()}"
+        return f"subfile,,start,{path.offset},end,{path.offset + path.size},,:{Path(path.path).resolve()}"
     return str(path)

@@ -14,9 +14,9 @@ from flow3r.data.label_files import LabelFile
 from flow3r.data.labels import LabelStore, segment_of
 from flow3r.data.mixture import Source, Wanted
 from flow3r.data.pair_index import PairIndex, has_index
-from flow3r.data.places import Place
 from flow3r.data.sampling import draw_clip, most_connected
 from flow3r.errors import LabelStoreError
+from flow3r.files import FilePart
 from flow3r.types import Views
 
 TRIES = 100  # ours: segments drawn for a clip before all are looked through; in most, pairs connect enough frames
@@ -126,7 +126,7 @@ class IndexedClips(Source):
     ) -> Views:
         size = int(self._columns["size"][rows[0]])
         path = f"{self.store.folder}/{self._names[self._file[rows[0]]]}"
-        file = LabelFile.open(Place(path, int(self._columns["offset"][rows[0]]), None if size < 0 else size))
+        file = LabelFile.open(FilePart(path, int(self._columns["offset"][rows[0]]), None if size < 0 else size))
         segment = segment_of(file.header["segment"])
         stored = list(dict.fromkeys(self._columns["row"][rows[drawn.numpy()]].tolist()))
         self._counts["stored pairs"] += len(stored)

@@ -18,11 +18,10 @@ from flow3r.data.catalogue import DATASETS, find_dataset, recognise
 from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.datasets.packed import PACKED, described
 from flow3r.data.frame import Frame, Sequence
-from flow3r.data.places import is_url
 from flow3r.data.transforms import fit_depth, fit_intrinsics, resize_image
 from flow3r.draw import colourise_depth, nearest_points, paint, to_bytes
 from flow3r.errors import InputError
-from flow3r.files import write_text
+from flow3r.files import is_url, write_text
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import transform_points
 

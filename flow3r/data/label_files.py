@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from flow3r.data.places import Place
 from flow3r.errors import LabelStoreError
+from flow3r.files import FilePart
 
 VERSION = 1
 SUFFIX = ".labels"
@@ -41,12 +41,12 @@ def encode_file(header: dict[str, Any], blocks: Sequence[bytes]) -> bytes:
 class LabelFile:
     """An open file of labels: its header, and blocks that are read when they are asked for."""
 
-    place: Place
+    place: FilePart
     header: dict[str, Any]
     blocks: tuple[tuple[int, int, int], ...]  # (offset, length, CRC-32)
 
     @classmethod
-    def open(cls, place: Place) -> "LabelFile":
+    def open(cls, place: FilePart) -> "LabelFile":
         """Raises LabelStoreError, naming the file, if its header is damaged, of another version, or not there."""
         start = _read(place, (0, _HEADER))[0]
         if len(start) < _PREAMBLE.size or start[:8] != _MAGIC:
@@ -83,9 +83,9 @@ class LabelFile:
         return found
 
 
-def _read(place: Place, *ranges: tuple[int, int]) -> list[bytes]:
+def _read(place: FilePart, *ranges: tuple[int, int]) -> list[bytes]:
     try:
-        return place.read(*ranges)
+        return place.read_ranges(ranges)
     except OSError as error:
         raise LabelStoreError(f"{place}: cannot be read ({error})") from error
 

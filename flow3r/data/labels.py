@@ -27,10 +27,9 @@ from flow3r.data.label_files import (
     encode_flow,
     encode_image,
 )
-from flow3r.data.places import Place, is_url, list_files, read_whole
 from flow3r.data.shards import read_shard
 from flow3r.errors import LabelStoreError
-from flow3r.files import sha256_of_json, write_bytes, write_json
+from flow3r.files import FilePart, is_url, list_files, sha256_of_json, write_bytes, write_json
 from flow3r.types import Flow, Views
 
 FORMAT = "flow3r-labels"
@@ -98,7 +97,7 @@ class LabelStore:
                 f"{self.folder}: the labels here were made with other settings ({', '.join(sorted(changed))}); "
                 "choose another folder, or delete this one"
             )
-        self._packed: dict[str, Place] | None = None
+        self._packed: dict[str, FilePart] | None = None
 
     def path_of(self, source: str, source_sha256: str, indices: Sequence[int]) -> Path:
         """The file of a segment: its name says which frames of which content, so that a rerun finds what is done."""
@@ -108,7 +107,7 @@ class LabelStore:
         """All segments, sorted by name, each once. Reads headers only: of a shard, its first member."""
         found = {}
         for path in list_files(self.folder, SUFFIX):
-            info = segment_of(LabelFile.open(Place(path)).header["segment"])
+            info = segment_of(LabelFile.open(FilePart(path)).header["segment"])
             found[_stem_of(info)] = info
         self._packed = {}
         for path in list_files(self.folder, ".tar"):
@@ -135,7 +134,7 @@ class LabelStore:
     def find(self, source: str, source_sha256: str, indices: Sequence[int]) -> SegmentInfo | None:
         """A segment that is a file of its own, if it is there."""
         path = self.path_of(source, source_sha256, indices)
-        return segment_of(LabelFile.open(Place(str(path))).header["segment"]) if path.exists() else None
+        return segment_of(LabelFile.open(FilePart(str(path))).header["segment"]) if path.exists() else None
 
     def write(self, segment: Segment) -> Path:
         """Write a segment, atomically."""
@@ -178,14 +177,14 @@ class LabelStore:
         """What the file of a segment says that it was made with; {} where it is older than this entry."""
         return self._open(segment).header.get("made_with", {})
 
-    def place_of(self, segment: SegmentInfo) -> Place:
+    def place_of(self, segment: SegmentInfo) -> FilePart:
         """Where the file of a segment is."""
         if self._packed is None:
             path = self.path_of(segment.source, segment.source_sha256, segment.indices)
             if not is_url(self.folder) and path.exists():
-                return Place(str(path))
+                return FilePart(str(path))
             self.segments()
-        loose = Place(f"{self.folder}/{_stem_of(segment)}{SUFFIX}")
+        loose = FilePart(f"{self.folder}/{_stem_of(segment)}{SUFFIX}")
         return (self._packed or {}).get(_stem_of(segment), loose)
 
     def _open(self, segment: SegmentInfo) -> LabelFile:
@@ -224,7 +223,7 @@ def _flow(file: LabelFile, segment: SegmentInfo, rows: Sequence[int]) -> Flow:
 
 def _read_manifest(path: str) -> dict[str, Any]:
     try:
-        manifest = json.loads(read_whole(path))
+        manifest = json.loads(FilePart(path).read())
     except FileNotFoundError as error:
         folder = path.removesuffix(f"/{MANIFEST}")
         raise LabelStoreError(f"{folder}: not a label store ({MANIFEST} is missing); make one first") from error

@@ -16,11 +16,10 @@ import numpy as np
 from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.datasets.packed import CAMERA, DEPTH, FACTS, IMAGE, INDEX, VERSION
 from flow3r.data.frame import Frame, Sequence
-from flow3r.data.places import is_url
 from flow3r.data.tar import tar_members
 from flow3r.data.video import VideoFile
 from flow3r.errors import InputError
-from flow3r.files import FilePart, atomic_path, write_text
+from flow3r.files import FilePart, atomic_path, is_url, write_text
 
 SHARD_BYTES = 512 * 2**20  # ours: large enough for object stores, small enough to shuffle
 

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 
 from flow3r.data.labels import LabelStore, SegmentInfo
-from flow3r.data.places import list_files
 from flow3r.errors import InputError, LabelStoreError
-from flow3r.files import atomic_path
+from flow3r.files import atomic_path, list_files
 
 INDEX = "index.parquet"
 _BATCH = 4096  # segments whose rows are in memory at once

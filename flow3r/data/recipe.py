@@ -14,12 +14,12 @@ from flow3r.data.frame import Sequence
 from flow3r.data.indexed import stored_clips
 from flow3r.data.labels import MANIFEST, LabelStore
 from flow3r.data.mixture import Source, Weighted
-from flow3r.data.places import is_url, list_files
 from flow3r.data.posed import PosedScenes
 from flow3r.data.stored_flow import StoredFlow
 from flow3r.data.subsets import Subset, draw_subset, write_subset
 from flow3r.data.taught import Footage, HybridClips, TaughtClips
 from flow3r.errors import InputError
+from flow3r.files import is_url, list_files
 from flow3r.types import Teacher
 
 PSEUDO = "megasam"  # the dataset whose reader reads an optimiser's pseudo labels

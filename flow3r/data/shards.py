@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from flow3r.data.label_files import SUFFIX, LabelFile
-from flow3r.data.places import Place
 from flow3r.errors import LabelStoreError
-from flow3r.files import atomic_path
+from flow3r.files import FilePart, atomic_path
 
 _RECORD = 512  # bytes: tar's unit
 _FIRST = 2**20  # bytes that are read at once for the first member
@@ -29,7 +28,7 @@ class Shard:
     """What a shard holds: its report, and what the headers of its segments say, with their places."""
 
     report: dict[str, Any]
-    segments: tuple[tuple[dict[str, Any], Place], ...]
+    segments: tuple[tuple[dict[str, Any], FilePart], ...]
 
 
 def write_shard(path: str | Path, report: dict[str, Any], files: Sequence[Path]) -> None:
@@ -37,7 +36,7 @@ def write_shard(path: str | Path, report: dict[str, Any], files: Sequence[Path])
     entries, offset = [], 0
     for file in files:
         size = file.stat().st_size
-        header = LabelFile.open(Place(str(file))).header
+        header = LabelFile.open(FilePart(str(file))).header
         entries.append({"offset": offset + _RECORD, "size": size, "segment": header["segment"]})
         offset += _RECORD + _padded(size)
     index = json.dumps({"report": report, "segments": entries}, separators=(",", ":")).encode()
@@ -50,13 +49,13 @@ def write_shard(path: str | Path, report: dict[str, Any], files: Sequence[Path])
 
 def read_shard(path: str) -> Shard:
     """A shard of a folder or URL. Raises LabelStoreError if it is none, or damaged."""
-    whole = Place(path)
+    whole = FilePart(path)
     try:
-        start = whole.read((0, _FIRST))[0]
+        start = whole.read_ranges([(0, _FIRST)])[0]
         member = tarfile.TarInfo.frombuf(start[:_RECORD], "utf-8", "strict")
         index = start[_RECORD : _RECORD + member.size]
         if len(index) < member.size:
-            index += whole.read((len(start), member.size - len(index)))[0]
+            index += whole.read_ranges([(len(start), member.size - len(index))])[0]
     except OSError as error:
         raise LabelStoreError(f"{path}: cannot be read ({error})") from error
     except tarfile.HeaderError as error:

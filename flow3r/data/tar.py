@@ -19,7 +19,7 @@ def tar_members(archive: Path) -> list[FilePart]:
             for member in content:
                 if member.isreg() and not member.issparse():
                     name = member.name.removeprefix("./")
-                    members.append(FilePart(archive, member.offset_data, member.size, name))
+                    members.append(FilePart(str(archive), member.offset_data, member.size, name))
     except (OSError, tarfile.TarError) as error:
         if not members:
             raise InputError(

@@ -186,7 +186,7 @@ def _read_index(path: Path | FilePart, threads: int, version: tuple[int, int] | 
 def _version(path: Path | FilePart) -> tuple[int, int] | None:
     """What changes with the file of a video; None if it is not there."""
     try:
-        found = os.stat(path.file if isinstance(path, FilePart) else path)
+        found = os.stat(path.path if isinstance(path, FilePart) else path)
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size

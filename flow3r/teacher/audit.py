@@ -12,12 +12,11 @@ from rich.table import Table
 from flow3r.data import frame
 from flow3r.data.labels import LabelStore, SegmentInfo
 from flow3r.data.pair_index import INDEX, PairIndex
-from flow3r.data.places import list_files
 from flow3r.data.sampling import spread_indices
 from flow3r.data.shards import read_shard
 from flow3r.data.video import content_sha256, open_source
 from flow3r.errors import Flow3rError, InputError, LabelStoreError
-from flow3r.files import sha256_of_json
+from flow3r.files import list_files, sha256_of_json
 from flow3r.geometry.flow import forward_backward_error
 from flow3r.teacher.label import LabelSettings, Source, label_source
 from flow3r.types import Flow, Teacher

@@ -13,9 +13,9 @@ from flow3r.data.clips import LabelClips
 from flow3r.data.label_files import LabelFile
 from flow3r.data.labels import LabelStore
 from flow3r.data.pair_index import PairIndex, draw_pairs_where, write_pair_index
-from flow3r.data.places import Place
 from flow3r.data.shards import write_shard
 from flow3r.errors import LabelStoreError
+from flow3r.files import FilePart
 from flow3r.teacher.audit import audit
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed (flow3r[scale])")
@@ -39,7 +39,7 @@ def test_every_pair_has_one_row_that_says_where_it_is(store):
     segments = {segment.indices[0]: segment for segment in store.segments()}
     for row in rows:
         size = None if row["size"] < 0 else int(row["size"])
-        file = LabelFile.open(Place(str(Path(store.folder) / row["file"]), int(row["offset"]), size))
+        file = LabelFile.open(FilePart(str(Path(store.folder) / row["file"]), int(row["offset"]), size))
         indices = file.header["segment"]["indices"]
         i, j = file.header["segment"]["pairs"][row["row"]]
         assert (indices[i], indices[j]) == (row["i"], row["j"])

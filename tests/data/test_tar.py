@@ -78,6 +78,6 @@ def test_a_member_that_was_cut_short_costs_only_itself(tmp_path):
         assert len(decoder.read_index().pts) == 10
     with pytest.raises(InputError, match=r"all\.tar/1\.mp4"), VideoDecoder(members[1]) as decoder:
         decoder.read_index()
-    image = FilePart(archive, 0, 512, "0.png")
+    image = FilePart(str(archive), 0, 512, "0.png")
     with pytest.raises(InputError, match=r"all\.tar/0\.png"):
         read_image(image)

@@ -20,9 +20,8 @@ from jaxtyping import Float, UInt8
 from flow3r.data.datasets.dataset import Dataset
 from flow3r.data.datasets.videos import ListedVideo
 from flow3r.data.frame import Frame, Sequence, check_indices
-from flow3r.data.places import Place, is_url, read_whole
 from flow3r.errors import InputError
-from flow3r.files import FilePart
+from flow3r.files import FilePart, is_url
 
 INDEX, VERSION = "index.json", 2
 LAYOUT = f"{INDEX} and tar shards, as flow3r data pack writes them"
@@ -45,7 +44,7 @@ class PackedFrames:
     def files(self) -> tuple[Path | FilePart, ...]:
         """The parts of local shards whose content determines the frames."""
         found = [(kind, member) for frame in self.members for kind, member in frame.items()]
-        return tuple(FilePart(Path(self.shards[shard]), offset, size, kind) for kind, (shard, offset, size) in found)
+        return tuple(FilePart(self.shards[shard], offset, size, kind) for kind, (shard, offset, size) in found)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -72,7 +71,7 @@ class PackedFrames:
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         try:
-            (content,) = Place(self.shards[shard]).read((offset, size))
+            content = FilePart(self.shards[shard], offset, size).read()
         except OSError as error:
             raise InputError(f"{self.shards[shard]}: cannot be read ({error})") from error
         if len(content) < size:
@@ -97,7 +96,7 @@ def sequences(root: Path | str) -> List[Sequence]:
             shard, offset, size = entry["video"]
             if is_url(root):
                 raise InputError(f"{root}: holds videos, which are read from local shards; copy them to a disk")
-            part = FilePart(Path(shards[shard]), offset, size, entry["file"])
+            part = FilePart(shards[shard], offset, size, entry["file"])
             found.append(ListedVideo(part, listed_as=entry["name"]))
         else:
             found.append(PackedFrames(entry["name"], shards, tuple(entry["times"]), tuple(entry["frames"])))
@@ -133,7 +132,7 @@ def _index(root: str) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def _parsed(where: str, changed: int) -> dict[str, Any]:
     try:
-        index = json.loads(read_whole(where))
+        index = json.loads(FilePart(where).read())
         version, _ = index["packed"], index["sequences"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: not an index of packed sequences ({error!r})") from error
