@@ -114,7 +114,8 @@ class Paper:
             )
             sources = {"labelled": recipe.labelled or None, "clips": recipe.clips or None}
             result = train(config, self.weights(name), device=self.device, quiet=True, **sources)
-            recipe.write_lists(Path(self.weights(name)) / "sequences")
+            if rank_and_world()[0] == 0:
+                recipe.write_lists(Path(self.weights(name)) / "sequences")
             yield f"{name}: {result.steps} steps in {result.seconds:.0f} s"
 
     def evaluate(self, workers: int = 1) -> Iterator[str]:
@@ -189,12 +190,12 @@ class Paper:
         """Random toys in the place of what others have trained, the same in every rehearsal."""
         for name, config in (("pi3", ModelConfig(flow=None)), ("vggt", VggtConfig())):
             folder = Path(self.weights(name))
-            if rank_and_world()[0] == 0 and not folder.is_dir():
+            if not folder.is_dir():
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(len(name))
                     toy = toy_model(config)
                     model = Flow3r(toy) if isinstance(toy, ModelConfig) else Vggt(toy)
-                folder.mkdir(parents=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 save_model(model, folder)
 
 

@@ -104,9 +104,15 @@ def test_who_is_measured_is_trained(tmp_path: Path):
         (["--stages", "label,dream"], "--stages dream: expected some of label, train, evaluate"),
         (["--teacher", "classical"], "missing; expected Kinetics-700-2020: "),
         (["--teacher", "oracle"], "no teacher is called 'oracle'"),
+        (["--stages", "label,train"], "in 2 processes: only --stages train is for several"),
     ],
 )
-def test_bad_input_is_named(flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_bad_input_is_named(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    if "processes" in said:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as ended:
         cli.main(["reproduce", "paper", str(tmp_path / "nowhere"), "-o", str(tmp_path / "out"), *flags])
     assert ended.value.code == 1 and said in capsys.readouterr().err

@@ -241,12 +241,15 @@ def reproduce(
     from flow3r.eval.tables import paper_sheets
     from flow3r.eval.tables.typeset import console
     from flow3r.reproduce import STAGES, Paper
+    from flow3r.teacher.runners import rank_and_world
 
     wanted = stages.split(",")
     unknown = [stage for stage in wanted if stage not in STAGES]
     if unknown or not 0 < scale <= 1:
         said = f"--stages {','.join(unknown)}: expected some of {', '.join(STAGES)}"
         raise InputError(said if unknown else f"--scale {scale:g}: expected more than 0 and at most 1")
+    if wanted != ["train"] and rank_and_world()[1] > 1:
+        raise InputError(f"--stages {stages} in {rank_and_world()[1]} processes: only --stages train is for several")
     rows = tuple(filter(None, beside.split(",")))
     paper = Paper(root, out, scale, teacher, device, rows)
     steps = {"label": paper.label, "train": paper.train, "evaluate": lambda: paper.evaluate(workers)}
