@@ -15,10 +15,12 @@ from fixed_teacher import FixedTeacher
 from made_media import write_video
 from worst_teacher import FAILS, HANGS, KILLS, WorstTeacher
 
+from flow3r.data.label_files import LabelFile, encode_file
 from flow3r.data.labels import LabelStore, segment_of
 from flow3r.data.shards import read_shard
 from flow3r.data.video import open_source
 from flow3r.errors import LabelStoreError
+from flow3r.files import FilePart
 from flow3r.teacher.label import LabelSettings
 from flow3r.teacher.leases import Lease
 from flow3r.teacher.shard_job import cut_shards, label_shard, shard_path
@@ -55,12 +57,19 @@ def test_a_shard_is_gone_on_with_from_what_was_finished(videos, tmp_path, child)
     whole = label_shard(videos, tmp_path / "whole", TEACHER, SETTINGS, child=child)
     work = tmp_path / "half" / "work" / whole.stem
     child.label(videos[0], work, {})
-    kept = {file: file.stat().st_mtime_ns for file in work.glob("*.labels")}
-    assert len(kept) == 2
-    shutil.copytree(work, tmp_path / "copy")
+    marked = tmp_path / "marked" / "work" / whole.stem
+    shutil.copytree(work, marked)
+    finished = sorted(marked.glob("*.labels"))
+    assert len(finished) == 2
+    for path in finished:
+        file = LabelFile.open(FilePart(str(path)))
+        path.write_bytes(encode_file({**file.header, "mark": path.name}, file.read(range(len(file.blocks)))))
     label_shard(videos, tmp_path / "half", TEACHER, SETTINGS, child=child)
     assert (tmp_path / "half" / whole.name).read_bytes() == whole.read_bytes()
     assert not work.exists()
+    shard = read_shard(str(label_shard(videos, tmp_path / "marked", TEACHER, SETTINGS, child=child)))
+    marks = [LabelFile.open(place).header.get("mark") for _, place in shard.segments]
+    assert marks == [finished[0].name, finished[1].name, None, None, None, None]
 
 
 def test_more_sources_leave_full_shards_as_they_were():
@@ -110,7 +119,7 @@ def test_one_corrupt_video_among_a_hundred_costs_only_itself(tmp_path, child):
     path = label_shard([str(source) for source in sources], tmp_path / "out", TEACHER, SETTINGS, child=child)
     shard = read_shard(str(path))
     assert [name for name, _ in shard.report["failures"]] == [str(sources[50])]
-    assert len(shard.segments) == 99
+    assert [header["source"] for header, _ in shard.segments] == [f"{k:03d}" for k in range(100) if k != 50]
 
 
 def test_the_same_content_is_labelled_once(videos, tmp_path, child):
