@@ -167,7 +167,7 @@ def score_draw(task: Task, benchmark: Benchmark, sequences: Mapping[str, Sequenc
     """The row of one draw."""
     protocol, draw = protocol_of(benchmark, task.profile), task.draw
     with _one_thread():
-        result, failed = _scored(task, protocol, sequences)
+        result, failed = _scored(task, protocol, sequences, benchmark.labels_vary)
     return {
         "benchmark": benchmark.name,
         "dataset": draw.dataset,
@@ -199,32 +199,37 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence]) -> tuple[Score, str]:
+def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], labels_vary: bool) -> tuple[Score, str]:
     """The score of a draw and why it failed, "" for an ordinary one."""
-    draw, truth = task.draw, _Truth(task.draw, protocol, sequences)
+    draw, truth = task.draw, _Truth(task.draw, protocol, sequences, labels_vary)
     if truth.fault:
         worst = worst_of_any_truth(protocol, len(draw.frames))
         return Score(draw.sequence, worst), f"no truth: {truth.fault}"
+    protocol = truth.protocol
     try:
         sample = _checked(task, protocol)
         views = truth.on_grid(sample.grid_from_image, sample.size)
         prediction = _with_pairs(sample.prediction(), views)
         found = score_scene(prediction, views, 0, task.budget, protocol)
-        return found, _nothing_right(found, prediction, protocol)
+        return truth.noted(found), _nothing_right(found, prediction, protocol)
     except InputError as error:
         reason = str(error).removeprefix(f"{task.sample}: ")
     except (ValueError, RuntimeError) as error:  # such as a decomposition of numbers beyond all bounds
         reason = f"cannot be scored: {type(error).__name__}: {error}"
     grids = [np.diag([FAILURE_GRID[1] / w, FAILURE_GRID[0] / h, 1.0]) for h, w in truth.sizes]
     views = truth.on_grid(np.stack(grids), FAILURE_GRID)
-    return score_scene(no_prediction(views), views, 0, task.budget, protocol), reason
+    return truth.noted(score_scene(no_prediction(views), views, 0, task.budget, protocol)), reason
 
 
 class _Truth:
-    """The labelled frames of a draw; `fault` says why they cannot be used."""
+    """The labelled frames of a draw; `fault` says why they cannot be used.
 
-    def __init__(self, draw: Draw, protocol: Protocol, sequences: Mapping[str, Sequence]) -> None:
+    `protocol` is what is measured of them: where labels vary, the groups that they allow.
+    """
+
+    def __init__(self, draw: Draw, protocol: Protocol, sequences: Mapping[str, Sequence], labels_vary: bool) -> None:
         self.fault, self.flow, self.frames = "", None, []
+        self.protocol, self.notes = protocol, {}
         try:
             if draw.sequence not in sequences:
                 raise InputError("the dataset lacks the sequence")
@@ -235,10 +240,17 @@ class _Truth:
             if "flow" in protocol.groups and isinstance(sequence, FlowLabelled):
                 self.flow = sequence.flow_among(draw.frames)
             views = self.on_grid(np.tile(np.eye(3), (len(self.frames), 1, 1)), (1, 1))
-            labels = {label for group in protocol.groups for label in NEEDED.get(group, ())}
-            lacking = sorted(label for label in labels if getattr(views, label) is None)
-            if lacking:
-                raise InputError(f"its frames have no {', '.join(lacking)}")
+            lacking = {
+                group: missing
+                for group in protocol.groups
+                if (missing := [label for label in NEEDED.get(group, ()) if getattr(views, label) is None])
+            }
+            labelled = tuple(group for group in protocol.groups if group not in lacking)
+            if lacking and not (labels_vary and labelled):
+                labels = sorted({label for missing in lacking.values() for label in missing})
+                raise InputError(f"its frames have no {', '.join(labels)}")
+            self.protocol = replace(protocol, groups=labelled)
+            self.notes = {f"no {', '.join(missing)}: {group} not measured": 1 for group, missing in lacking.items()}
         except Flow3rError as error:
             self.fault = str(error)
 
@@ -246,6 +258,10 @@ class _Truth:
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of the frames."""
         return [frame.image.shape[:2] for frame in self.frames]
+
+    def noted(self, found: Score) -> Score:
+        """The score, with what could not be measured."""
+        return replace(found, notes={**self.notes, **found.notes})
 
     def on_grid(self, grid_from_image: np.ndarray, size: tuple[int, int]) -> Views:
         """As views of a grid."""

@@ -154,14 +154,15 @@ def check_benchmark(
 
     oracle = scored("oracle", lambda sample: sample)
     yield from _perfect(benchmark.name, oracle)
+    measured = {name for row in oracle for name in row["values"]}
     for fault in FAULTS:
-        lowers = [name for name in fault.lowers if name in oracle[0]["values"]]
+        lowers = [name for name in fault.lowers if name in measured]
         plantable = "flow" not in fault.name or all(sample.flow is not None for sample in samples.values())
         if not lowers or not plantable or (max(len(d.frames) for d in draws) < 2 and "mirrored" not in fault.name):
             continue
         faulty = scored(fault.name.replace(" ", "_"), fault.plant)
         told = [name for name in lowers if _worse(name, oracle, faulty)]
-        harmed = [name for name in fault.spares if name in oracle[0]["values"] and _worse(name, oracle, faulty)]
+        harmed = [name for name in fault.spares if name in measured and _worse(name, oracle, faulty)]
         said = f"lowers {', '.join(told)}" if told else f"is not seen by any of {', '.join(lowers)}"
         said += f", and lowers {', '.join(harmed)}, which it does not touch" if harmed else ""
         yield Check(f"{benchmark.name}: {fault.name}: {said}", bool(told) and not harmed)
@@ -194,7 +195,9 @@ def _tolerance(measure: str) -> float:
 
 
 def _worse(measure: str, oracle: List[Mapping], faulty: List[Mapping]) -> bool:
-    before, after = (mean(row["values"][measure] for row in rows) for rows in (oracle, faulty))
+    before, after = (
+        mean(row["values"][measure] for row in rows if measure in row["values"]) for rows in (oracle, faulty)
+    )
     step = after - before if COLUMNS[measure].better == "lower" else before - after
     return not step <= 5 * _tolerance(measure)
 

@@ -18,6 +18,7 @@ from megasam_on_disk import write_consistent
 from nrgbd_on_disk import write_nrgbd
 from nyuv2_on_disk import write_nyuv2
 from omniworld_on_disk import write_omniworld
+from posed_on_disk import write_posed
 from re10k_on_disk import write_re10k
 from rendered import Rendered, rendered_scene
 from scannet_on_disk import write_scan
@@ -68,6 +69,8 @@ def write_evaluation(root: Path) -> Path:
         write_omniworld(root / "omniworld", scene(number, 20), uid, splits)
     _write_labels(root / "labels" / "spatialvid")
     _write_further(root)
+    for name in ("cellar", "attic"):
+        write_posed(root / "posed_folders" / name, 10)
     return root
 
 

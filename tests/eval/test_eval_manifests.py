@@ -86,6 +86,17 @@ def test_short_sequences_get_the_largest_stride_that_fits_or_are_skipped_with_a_
     assert manifest.skipped == {"c": "7 frames; at least 8 are needed"}
 
 
+def test_sequences_of_fewer_frames_than_a_sample_are_taken_whole_where_that_is_allowed():
+    allowed, strict = Strides((1, 2, 4), fewest=2), Strides((1, 2, 4))
+    benchmark = replace(find_benchmark("nrgbd"), sampling=allowed)
+    manifest = make_manifest(benchmark, {"long": range(40), "few": range(5), "pair": range(2), "one": range(1)}, 3)
+    frames = {(draw.sequence, draw.draw): (draw.stride, draw.frames) for draw in manifest.draws}
+    assert manifest.skipped == {"one": "1 frames; at least 2 are needed"}
+    assert all(frames["few", k] == (1, (0, 1, 2, 3, 4)) and frames["pair", k] == (1, (0, 1)) for k in range(3))
+    for k in range(3):  # nothing changes for those that are long enough
+        assert frames["long", k] == strict.frames_of(40, Lot(benchmark.dataset, "long", k))
+
+
 def test_strides_and_starts_are_drawn_evenly():
     sampling = Strides((1, 3))
     drawn = [sampling.frames_of(24, Lot("d", "s", k)) for k in range(3000)]

@@ -215,6 +215,30 @@ def test_a_part_of_a_dataset_fails_what_it_lacks(tmp_path):
     assert row["failed"] == "no truth: its frames have no depth"
 
 
+def test_where_labels_vary_each_sequence_is_measured_as_far_as_its_own_allow(tmp_path):
+    varied, samples = replace(ROOMS, labels_vary=True), write_oracle(tmp_path / "samples")
+    cameras_alone = Room("b/c")
+    cameras_alone.frames = lambda indices: (replace(f, depth=None) for f in Room("b/c").frames(indices))
+    sequences = {"a": Room("a"), "b/c": cameras_alone}
+    whole, posed = run(tmp_path, samples, benchmark=varied, sequences=sequences)[::2]
+    assert whole["values"] == run(tmp_path, samples, "strict.jsonl")[0]["values"] and not whole["notes"]
+    assert not posed["failed"] and posed["values"]["rra@5"] == posed["values"]["rta@5"] == 100.0
+    assert posed["values"]["ate"] < 1e-6
+    assert {COLUMNS[name].group for name in posed["values"]} == {"pose"}
+    assert posed["notes"] == {"no depth: points not measured": 1, "no depth: depth not measured": 1}
+
+    alone = Manifest("rooms", DRAWS[2:3])
+    (lost,) = run(tmp_path, tmp_path / "none", "lost.jsonl", alone, benchmark=varied, sequences=sequences)
+    assert lost["failed"] == "there is no sample" and lost["values"]["rra@30"] == 0.0
+    assert {COLUMNS[name].group for name in lost["values"]} == {"pose"}
+    assert set(lost["notes"]) >= set(posed["notes"])
+
+    blank = Room("b/c")
+    blank.frames = lambda indices: (replace(f, depth=None, world_from_camera=None) for f in Room("b/c").frames(indices))
+    row = run(tmp_path, samples, "blank.jsonl", benchmark=varied, sequences={"b/c": blank})[2]
+    assert row["failed"] == "no truth: its frames have no depth, world_from_camera"
+
+
 def test_the_worst_values_do_not_depend_on_the_truth():
     for profile in ("flow3r", "pi3"):
         benchmark = replace(ROOMS, measures=("pose", "points", "normals", "depth", "flow"))

@@ -110,6 +110,7 @@ class Benchmark:
     dataset: str  # key of DATASETS, and the folder below the root
     sampling: Sampling
     measures: tuple[str, ...]  # groups of columns: pose, points, normals, depth, flow
+    labels_vary: bool = False  # a group whose labels a sequence lacks is not measured of it, instead of failing
     dynamic: bool = False  # something moves
     profile: Literal["flow3r", "pi3"] = "flow3r"
     points: PointProfile = FLOW3R

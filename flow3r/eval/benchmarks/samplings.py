@@ -29,21 +29,23 @@ class Lot:
 class Strides:
     """`count` frames in order, evenly spaced: a stride, then a start, are drawn uniformly (paper A.3, spec 2.11).
 
-    Strides that do not fit are left out; where none fits, it is the largest stride that does.
+    Strides that do not fit are left out; where none fits, it is the largest stride that does. Of fewer frames than
+    `count`, but at least `fewest`, all are taken.
     """
 
     strides: tuple[int, ...]
     count: int = 8  # paper A.3
+    fewest: int | None = None  # None: `count`
     drawn = True  # draws differ
 
     @property
     def least(self) -> int:
         """The fewest frames that a sequence must have."""
-        return self.count
+        return self.count if self.fewest is None else self.fewest
 
     def frames_of(self, n: int, lot: Lot, pairs: Sequence[tuple[int, int]] = ()) -> tuple[int, tuple[int, ...]]:
         """(stride, frames) of a sequence of `n` frames."""
-        steps = self.count - 1
+        steps = min(self.count, n) - 1
         feasible = [stride for stride in self.strides if steps * stride < n] or [(n - 1) // steps]
         stride = feasible[lot.below(len(feasible))]
         start = lot.below(n - steps * stride)
