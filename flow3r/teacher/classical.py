@@ -2,9 +2,9 @@
 
 For tests, small demos and video of small to moderate motion; not a substitute for a learned matcher on wide baselines.
 For every pair: flow both ways, started for long strides from the composed flow of the consecutive frames between; the
-check of UnFlow (Meister et al. 2018); local correlation of source and warped target; texture, without which a highlight
-is matched instead of what it lies on; then gates for the pair as a whole, among them SIFT matches, which know nothing
-of the flow. Constants without a source were chosen on real clips.
+check of UnFlow (Meister et al. 2018); local correlation of source and warped target; texture, without which noisy
+images match a highlight instead of what it lies on; then gates for the pair as a whole, among them SIFT matches, which
+know nothing of the flow. Constants without a source were chosen on real clips.
 """
 
 from collections.abc import Iterable
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from flow3r.data.transforms import resize_labels
 from flow3r.geometry.flow import forward_backward_error
-from flow3r.teacher.dense import compose, dense_inverse_search, erode, local_correlation, pull, texture
+from flow3r.teacher.dense import compose, dense_inverse_search, erode, local_correlation, local_residual, pull, texture
 from flow3r.teacher.features import Features, epipolar_inliers, find_features, match_features
 from flow3r.types import Flow, FlowLabels
 
-VERSION = 2  # of the algorithm: raise it with every change of the labels
+VERSION = 3  # of the algorithm: raise it with every change of the labels
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ClassicalTeacher:
     erosion: int = 1  # pixels taken off every label's rim
     correlation: float = 0.6  # least local correlation of source and warped target
     texture: float = 0.25  # least variation of the source's gradient; noise of one grey level makes as much
+    rounding: float = 0.55  # grey levels; a residual below is of images without noise: less texture tells enough there
     chain_agreement: float = 3.0  # pixels between the composed flow and the one refined from it
     longest_chain: int = 32  # frames; composed flow drifts
     reach: float = 0.15  # of the long side: how far the search is trusted per step
@@ -102,8 +103,9 @@ class ClassicalTeacher:
         forward, backward = torch.from_numpy(flow)[None], torch.from_numpy(clip.flow(j, i))[None]
         error, inside = (answer[0].numpy() for answer in forward_backward_error(forward, backward))
         trusted = (error < 1) & inside & self._within_reach(flow, abs(i - j))
-        trusted &= local_correlation(clip.greys[i], pull(clip.greys[j], flow)) > self.correlation
-        trusted &= clip.texture(i) > self.texture
+        source, warped = clip.greys[i], pull(clip.greys[j], flow)
+        trusted &= local_correlation(source, warped) > self.correlation
+        trusted &= (clip.texture(i) > self.texture) | (local_residual(source, warped) < self.rounding)
         trusted &= np.linalg.norm(flow - clip.chain(i, j), axis=-1) < self.chain_agreement
         labelled = erode(trusted, self.erosion)
         rim = np.ones_like(trusted)

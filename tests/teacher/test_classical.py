@@ -91,14 +91,15 @@ def test_what_something_else_hides_is_not_labelled():
 
 
 def test_a_highlight_that_moves_over_a_plain_wall_is_no_label():
-    """Its soft rim looks the same in both images, so that every other check takes it for the wall."""
+    """Its soft rim looks the same in both images but for noise, so that every other check takes it for the wall."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    noise = np.random.default_rng(0).normal(scale=0.7, size=(2, *SIZE))
     canvas, images, walls = texture(260, 360, seed=1), [], []
     for step in (0, 1):
         image, wall = view(canvas, moved(-80 + 3 * step, -60)).copy(), np.zeros(SIZE, dtype=bool)
         wall[20:100, 40 + 3 * step : 140 + 3 * step] = True
         light = 110 + 90 * np.exp(-((x - 90 + 7 * step) ** 2 + (y - 60) ** 2) / (2 * 40**2))
-        image[wall] = np.rint(light)[wall][:, None]
+        image[wall] = np.rint(light + noise[step])[wall][:, None]
         images.append(image)
         walls.append(torch.from_numpy(cv2.erode(wall.astype(np.uint8), np.ones((25, 25))) > 0))
     with_texture, without = (ClassicalTeacher(texture=least)(stack(images), BOTH_WAYS[:1]) for least in (0.25, -1.0))
@@ -109,6 +110,18 @@ def test_a_highlight_that_moves_over_a_plain_wall_is_no_label():
     beside[:, -6:] = beside[:3] = beside[-3:] = beside[:, :3] = False
     known = (with_texture.flow.covisible[0, 0] > 0) & beside
     assert known.sum() / beside.sum() > 0.8
+
+
+@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.6, 1.0), (0.7, 0.0, 0.05)])
+def test_faint_shading_is_labelled_where_there_is_no_noise_and_only_there(noise, least, most):
+    canvas = cv2.GaussianBlur(texture(260, 360, seed=1)[..., 0].astype(np.float64), (0, 0), 8)
+    faint, draws = 120 + 0.4 * (canvas - 120), np.random.default_rng(0)
+    images = [view(faint, moved(-80 + 3 * k, -60)) + draws.normal(scale=noise, size=SIZE) for k in (0, 1)]
+    images = stack([np.repeat(np.rint(image)[..., None], 3, axis=2).astype(np.uint8) for image in images])
+    labels = ClassicalTeacher(covisible_share=(0.0, 1.0))(images, BOTH_WAYS[:1])
+    assert labels.refusals == ("",)
+    assert least <= (labels.flow.covisible > 0).float().mean() <= most
+    assert errors(labels, 0, true_flow(moved(3, 0))[0]).median() < 0.2
 
 
 def panning(count: int, step: float, size: tuple[int, int] = SIZE) -> tuple[torch.Tensor, np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_media import texture as pattern
 
-from flow3r.teacher.dense import compose, erode, local_correlation, pull, texture
+from flow3r.teacher.dense import compose, erode, local_correlation, local_residual, pull, texture
 from flow3r.teacher.features import epipolar_inliers, find_features, match_features
 
 
@@ -39,6 +39,17 @@ def test_correlation_is_pearsons():
     window = np.s_[10:19, 4:13]
     expected = np.corrcoef(a[window].ravel(), b[window].ravel())[0, 1]
     assert local_correlation(a, b)[14, 8] == pytest.approx(expected, abs=0.01)
+
+
+def test_a_residual_is_the_standard_deviation_of_the_difference_and_rounding_leaves_half_a_level_at_most():
+    a, b = pattern(30, 30, seed=1)[..., 0], pattern(30, 30, seed=2)[..., 0]
+    window = np.s_[10:19, 4:13]
+    expected = (a[window].astype(np.float64) - b[window]).std()
+    assert local_residual(a, b)[14, 8] == pytest.approx(expected, rel=1e-3)
+    assert local_residual(a // 2, a // 2 + 40).max() < 1e-3
+    smooth = np.random.default_rng(0).uniform(80, 120, (200, 200))
+    rounded = (np.rint(smooth + shift).astype(np.uint8) for shift in (0.0, 0.5))
+    assert np.median(local_residual(*rounded)) == pytest.approx(0.5, abs=0.05)
 
 
 def test_ramps_and_straight_edges_have_no_texture_and_noise_of_one_level_has_a_quarter():
