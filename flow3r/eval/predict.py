@@ -15,7 +15,7 @@ from flow3r.eval.benchmarks.labelled_segments import FlowLabelled
 from flow3r.eval.benchmarks.manifests import Draw
 from flow3r.eval.methods import Method
 from flow3r.eval.samples import read_facts, write_sample
-from flow3r.files import write_json
+from flow3r.files import write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,24 @@ def predict(
     """Make the missing samples in order, each when it is asked for, so that others can be scored meanwhile.
 
     `folder` is of one method and benchmark. Of sequences with labelled flow, the method is asked for that of their
-    pairs. A sample counts as made if its facts name the method's fingerprint and the draw's frames. What a method
-    raises, or a dataset that cannot be read, is kept beside the place of the sample, and tried again by the next run.
+    pairs. A sample counts as made if its facts name the method's fingerprint and the draw's frames; draws of the same
+    frames, as short sequences have, share one. What a method raises, or a dataset that cannot be read, is kept beside
+    the place of the sample, and tried again by the next run.
     """
+    made: dict[str, Path] = {}
     for draw in draws:
         path = sample_path(folder, draw)
         wanted = {"fingerprint": method.fingerprint, "row": row_sha256(draw)}
         if path.is_file() and _facts(path).items() >= wanted.items():
+            made[wanted["row"]] = path
             yield Predicted(draw, path, made=False)
             continue
         path.unlink(missing_ok=True)
+        if wanted["row"] in made:
+            write_bytes(path, made[wanted["row"]].read_bytes())
+            failure_path(path).unlink(missing_ok=True)
+            yield Predicted(draw, path, made=True)
+            continue
         try:
             if draw.sequence not in sequences:
                 raise InputError(f"{draw.sequence}: no such sequence in the dataset")
@@ -84,6 +92,7 @@ def predict(
         facts = {**sample.facts, "method": method.name, "seconds": round(seconds, 4), **wanted}
         write_sample(path, replace(sample, frames=np.array(draw.frames), facts=facts))
         failure_path(path).unlink(missing_ok=True)
+        made[wanted["row"]] = path
         yield Predicted(draw, path, made=True)
 
 

@@ -72,6 +72,21 @@ def test_every_draw_has_its_sample_and_a_second_run_makes_none(tmp_path):
     assert read_sample(tmp_path / "b" / "c" / "1.npz").frames.tolist() == [0, 3, 5]
 
 
+def test_draws_of_the_same_frames_are_predicted_once(tmp_path):
+    method, draws = (
+        Watched(),
+        [Draw("rooms", "a", k, 1, frames, 6) for k, frames in enumerate([(0, 1), (0, 2), (0, 1)])],
+    )
+    done = list(predict(method, draws, SEQUENCES, tmp_path))
+    assert [p.made for p in done] == [True] * 3 and len(method.shown) == 2
+    assert done[0].path.read_bytes() == done[2].path.read_bytes() != done[1].path.read_bytes()
+    done[2].path.unlink()  # a run that was stopped, and goes on
+    assert [p.made for p in predict(method, draws, SEQUENCES, tmp_path)] == [False, False, True]
+    assert done[0].path.read_bytes() == done[2].path.read_bytes() and len(method.shown) == 2
+    method.fingerprint = "2"  # other weights: what was made is not shared with it
+    assert all(p.made for p in predict(method, draws, SEQUENCES, tmp_path)) and len(method.shown) == 4
+
+
 def test_no_label_reaches_a_method(tmp_path):
     method = Watched()
     run(method, tmp_path)
