@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flow3r.data import frame
@@ -14,15 +14,17 @@ from flow3r.data.transforms import fit_depth, fit_frame, fit_intrinsics
 from flow3r.errors import InputError
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.flow import flow_from_depth, project_flow
-from flow3r.geometry.se3 import invert, transform_maps
-from flow3r.teacher.features import Features, epipolar_inliers, find_features, match_features
+from flow3r.geometry.se3 import invert, rotation_angle
+from flow3r.teacher.features import Features, find_features, match_indices
 from flow3r.types import Teacher
 
 WORKING_SIDE = 336  # pixels: the size at which videos are labelled
 SEGMENT_FRAMES = 64  # in which they are labelled
 TOLERANCE = 3.0  # pixels of the working size
-LEAST_MATCHES = 20  # ours: features that tell how right the truth itself is
-SOUND = 1.5  # ours: half of TOLERANCE, so that the truth's own error decides about few pixels
+MOST_FEATURES = 4000  # ours: of an image, to refine a pose by
+CONTRAST = 0.01  # ours: least of a feature, a quarter of OpenCV's: in fast turns images are blurred
+INLIER = 1.5  # ours: pixels of the working size within which a pose explains a match
+LEAST_MATCHES = 20  # ours: fewer of them do not refine a pose
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,20 @@ class JudgedPair:
     reason: str  # why the teacher refused it; "" if it did not
     labelled: int = 0  # pixels that it calls covisible
     known: int = 0  # of these: the truth is known, that is, the source has depth there
-    right: int = 0  # of these: within TOLERANCE of it
+    right: int = 0  # of these: within TOLERANCE of the truth
     seen: int = 0  # of these: by its depth the target shows the same point
-    truth_error: float = float("nan")  # pixels: median distance of the truth from feature matches; NaN if they are few
-
-    @property
-    def sound(self) -> bool:
-        """Whether feature matches, which know nothing of depth and poses, agree with the truth."""
-        return self.truth_error < SOUND
+    right_as_given: int = 0  # of the known: within TOLERANCE of the flow that the poses as they are given make
+    matches: int = 0  # features that the refined pose explains; 0 where they are too few and the given pose is kept
+    moved: float = 0.0  # pixels: median distance that refining the pose moved the true flow by
+    turned: float = 0.0  # degrees that it turned the pose by
 
 
-def precision(pairs: Iterable[JudgedPair]) -> float:
+def precision(pairs: Iterable[JudgedPair], as_given: bool = False) -> float:
     """Share of the labelled pixels of known truth that are right, pooled; NaN if there are none."""
     pairs = tuple(pairs)
     known = sum(pair.known for pair in pairs)
-    return sum(pair.right for pair in pairs) / known if known else float("nan")
+    right = sum(pair.right_as_given if as_given else pair.right for pair in pairs)
+    return right / known if known else float("nan")
 
 
 def judge(
@@ -56,41 +57,99 @@ def judge(
 ) -> Iterator[JudgedPair]:
     """The pairs that labelling would try, with the teacher's labels held against the flow of the static scene.
 
-    Raises InputError for frames without depth, intrinsics or pose.
+    Tracked poses can be off by more than TOLERANCE. The truth is therefore that of the relative pose which explains
+    most feature matches by the source's depth, at full resolution, and knows nothing of the teacher's flow. Raises
+    InputError for frames without depth, intrinsics or pose.
     """
     for start, stop in split_shots([(0, len(sequence))], SEGMENT_FRAMES):
-        frames = [_shrunk(item) for item in sequence.frames(range(start, stop))]
+        views = [_View.of(item) for item in sequence.frames(range(start, stop))]
         seconds = seconds_of(sequence.timestamps())[start:stop]
         pairs = torch.from_numpy(label_pairs(seconds, pairs_per_frame=pairs_per_frame, seed=seed))
-        images = torch.from_numpy(np.stack([item.image for item in frames])).movedim(-1, 1).float() / 255
+        images = torch.from_numpy(np.stack([view.small.image for view in views])).movedim(-1, 1).float() / 255
         labels = teacher(images, pairs)
-        features: dict[int, Features] = {}
         for row, (i, j) in enumerate(pairs.tolist()):
             if labels.refusals[row]:
                 yield JudgedPair(start + i, start + j, labels.refusals[row])
                 continue
-            for k in {i, j} - set(features):
-                features[k] = find_features(_grey(frames[k].image))
             flow, covisible = labels.flow.displacement[0, row], labels.flow.covisible[0, row] > 0
-            truth, known, seen = _true_flow(frames[i], frames[j])
-            right = covisible & known & ((flow - truth).norm(dim=-1) < TOLERANCE)
+            given = np.linalg.inv(views[j].small.world_from_camera) @ views[i].small.world_from_camera
+            refined, matches = _refine_pose(given, views[i], views[j])
+            as_given, known, _ = _true_flow(views[i].small, views[j].small, given)
+            truth, still_known, seen = _true_flow(views[i].small, views[j].small, refined)
+            known &= covisible & still_known
+            right = known & ((flow - truth).norm(dim=-1) < TOLERANCE)
             yield JudgedPair(
                 source=start + i,
                 target=start + j,
                 reason="",
                 labelled=int(covisible.sum()),
-                known=int((covisible & known).sum()),
+                known=int(known.sum()),
                 right=int(right.sum()),
                 seen=int((right & seen).sum()),
-                truth_error=_truth_error(truth, known, features[i], features[j]),
+                right_as_given=int((known & ((flow - as_given).norm(dim=-1) < TOLERANCE)).sum()),
+                matches=matches,
+                moved=float((truth - as_given).norm(dim=-1)[known].median()) if known.any() else 0.0,
+                turned=float(rotation_angle(torch.from_numpy(given[:3, :3].T @ refined[:3, :3])).rad2deg()),
             )
 
 
-def _shrunk(item: frame.Frame) -> frame.Frame:
+@dataclass(frozen=True)
+class _View:
+    """A frame at the working size, and the features of the original with what its depth says of them."""
+
+    small: frame.Frame
+    intrinsics: Float[np.ndarray, "3 3"]  # of the original
+    scale: float  # working size over original
+    features: Features
+    points: Float[np.ndarray, "n 3"]  # of the features, in the camera's frame; z = 0 where unknown
+
+    @classmethod
+    def of(cls, item: frame.Frame) -> "_View":
+        import cv2
+
+        if item.depth is None or item.intrinsics is None or item.world_from_camera is None:
+            raise InputError(f"{item.name}: the true flow needs depth, intrinsics and pose of every frame")
+        height, width = item.image.shape[:2]
+        scale = min(1.0, WORKING_SIDE / max(height, width))
+        features = find_features(cv2.cvtColor(item.image, cv2.COLOR_RGB2GRAY), MOST_FEATURES, CONTRAST)
+        x, y = np.rint(features.points).astype(int).T
+        depth = item.depth[y.clip(0, height - 1), x.clip(0, width - 1)].astype(np.float64)
+        rays = np.c_[features.points + 0.5, np.ones(len(depth))] @ np.linalg.inv(item.intrinsics).T
+        return cls(_shrunk(item, scale), item.intrinsics, scale, features, rays * depth[:, None])
+
+
+def _refine_pose(
+    target_from_source: Float[np.ndarray, "4 4"], source: _View, target: _View
+) -> tuple[Float[np.ndarray, "4 4"], int]:
+    """The relative pose that explains most feature matches (PnP, RANSAC, from the given one), and their number.
+
+    The given one and 0 where they are fewer than LEAST_MATCHES.
+    """
+    import cv2
+
+    kept = match_indices(source.features, target.features)
+    kept = kept[source.points[kept[:, 0], 2] > 0]
+    if len(kept) < LEAST_MATCHES:
+        return target_from_source, 0
+    points = source.points[kept[:, 0]]
+    pixels = target.features.points[kept[:, 1]].astype(np.float64) + 0.5
+    rotation, translation = cv2.Rodrigues(target_from_source[:3, :3])[0], target_from_source[:3, 3:].copy()
+    found, rotation, translation, inlier = cv2.solvePnPRansac(
+        points, pixels, target.intrinsics, None, rotation, translation, True, 1000, INLIER / target.scale, 0.999
+    )
+    if not found or inlier is None or len(inlier) < LEAST_MATCHES:
+        return target_from_source, 0
+    chosen = inlier.ravel()
+    rotation, translation = cv2.solvePnPRefineLM(
+        points[chosen], pixels[chosen], target.intrinsics, None, rotation, translation
+    )
+    refined = np.eye(4)
+    refined[:3, :3], refined[:3, 3:] = cv2.Rodrigues(rotation)[0], translation
+    return refined, len(chosen)
+
+
+def _shrunk(item: frame.Frame, scale: float) -> frame.Frame:
     """The whole frame at the working size."""
-    if item.depth is None or item.intrinsics is None or item.world_from_camera is None:
-        raise InputError(f"{item.name}: the true flow needs depth, intrinsics and pose of every frame")
-    scale = min(1.0, WORKING_SIDE / max(item.image.shape[:2]))
     size = (round(item.image.shape[0] * scale), round(item.image.shape[1] * scale))
     fitted = fit_frame(item.image, size)
     depth = fit_depth(item.depth, fitted.model_from_original, size)
@@ -98,30 +157,14 @@ def _shrunk(item: frame.Frame) -> frame.Frame:
     return frame.Frame(fitted.image, item.timestamp, item.name, depth, intrinsics, item.world_from_camera)
 
 
-def _grey(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
-    import cv2
-
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-
 def _true_flow(
-    source: frame.Frame, target: frame.Frame
+    source: frame.Frame, target: frame.Frame, target_from_source: Float[np.ndarray, "4 4"]
 ) -> tuple[Float[Tensor, "H W 2"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
     """Where the source's points lie in the target's image, hidden or not; where they are known; where both see them."""
-    both = [(item.depth, item.intrinsics, item.world_from_camera) for item in (source, target)]
-    depth, intrinsics, poses = (torch.from_numpy(np.stack(values))[None].double() for values in zip(*both))
-    points = transform_maps(poses[:, 0], unproject(depth[:, 0], intrinsics[:, 0]))
+    both = [(item.depth, item.intrinsics) for item in (source, target)]
+    depth, intrinsics = (torch.from_numpy(np.stack(values))[None].double() for values in zip(*both))
+    poses = torch.from_numpy(np.stack([np.eye(4), np.linalg.inv(target_from_source)]))[None].double()
+    points = unproject(depth[:, 0], intrinsics[:, 0])  # the source's camera is the world
     flow, z = project_flow(points, invert(poses[:, 1]), intrinsics[:, 1])
     _, seen = flow_from_depth(depth, intrinsics, poses)
     return flow[0].float(), (depth[0, 0] > 0) & (z[0] > 1e-6), seen[0]
-
-
-def _truth_error(truth: Float[Tensor, "H W 2"], known: Bool[Tensor, "H W"], a: Features, b: Features) -> float:
-    matches = epipolar_inliers(match_features(a, b))
-    if matches is None:
-        return float("nan")
-    height, width = known.shape
-    x, y = np.rint(matches[:, 0]).astype(int).T
-    x, y = x.clip(0, width - 1), y.clip(0, height - 1)
-    error = np.linalg.norm(matches[:, 1] - matches[:, 0] - truth.numpy()[y, x], axis=-1)[known.numpy()[y, x]]
-    return float(np.median(error)) if len(error) >= LEAST_MATCHES else float("nan")

@@ -31,12 +31,9 @@ def accepted(shared: Path) -> dict[str, list[JudgedPair]]:
 
 
 def test_nine_of_ten_labelled_pixels_are_right_to_three_pixels(accepted):
-    """Pooled over pairs whose truth agrees with feature matches: sensors and tracking err by pixels themselves."""
-    sound = [pair for pair in chain(*accepted.values()) if pair.sound]
-    assert len(sound) >= 10 and {name for name, pairs in accepted.items() if any(p.sound for p in pairs)} == {
-        name for name, _, _ in EXCERPTS
-    }
-    assert precision(sound) >= 0.9
+    """Over all accepted pairs, pooled; the poses refined by feature matches, for tracked ones err by pixels."""
+    assert len(list(chain(*accepted.values()))) >= 15 and all(accepted.values())
+    assert precision(chain(*accepted.values())) >= 0.9
 
 
 def test_walls_with_highlights_are_no_exception(accepted):
