@@ -1,4 +1,4 @@
-"""The judge of teachers where the flow is known: it refines poses that are off, and leaves right ones where they are."""
+"""The judge of teachers where the flow is known: poses that are off are refined, right ones are left where they are."""
 
 import numpy as np
 import pytest
