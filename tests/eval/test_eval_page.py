@@ -9,6 +9,7 @@ from test_eval_pictures import shown
 
 from flow3r.errors import InputError
 from flow3r.eval.page import chosen_sequences, pictures, write_page
+from flow3r.eval.page.page_tables import measures_table
 from flow3r.eval.page.pictures import Shown
 from flow3r.eval.tables.collect import results_of
 from flow3r.eval.tables.typeset import Grid, Sheet
@@ -137,6 +138,23 @@ def test_a_method_that_was_not_run_on_a_sequence_is_said_to_be_missing(tmp_path)
     )
     page = Page(write_page([whole, empty], tmp_path, show).read_text())
     assert "other: not run" in page.text and "0 of 1" in page.text
+
+
+def test_the_best_is_marked_among_means_of_the_same_sequences_and_fewer_are_counted():
+    of = manifest("rooms", 3, draws=1)
+
+    def measured(method, *values):
+        return results_of(method, "flow3r", [row(d, of, v) for d, v in zip(of.draws, values)], of)
+
+    posed = {"auc@30": 40.0}
+    ours = measured("ours", {"auc@30": 50.0, "mse": 0.2}, posed, posed)
+    other = measured("other", {"auc@30": 60.0, "mse": 0.1}, posed, posed)
+    alike = measures_table([ours, other])
+    assert '<td class="best">46.7</td>' in alike and '<td class="best">0.1000</td>' in alike
+    assert "MSE / s ↓ <small>n = 1</small>" in alike and "AUC@30° % ↑</td>" in alike
+    partial = measures_table([ours, measured("partial", {"auc@30": 90.0}, {"auc@30": 90.0})])
+    assert "best" not in partial
+    assert "MSE / s ↓ <small>n = 1, 0</small>" in partial and "2 of 3" in partial
 
 
 def test_hostile_names_are_text(tmp_path):

@@ -41,19 +41,32 @@ def measures_table(results: list[Results]) -> str:
 
 
 def _means(results: list[Results], columns: list[str]) -> str:
-    """Rows of a table: each measure's mean of every method, the best one marked."""
+    """Rows of a table: each measure's mean of every method, the best one marked if all are of the same sequences.
+
+    Of how many stands beside a measure that not all sequences have: those whose labels allow it.
+    """
     lines, previous = [], None
     for name in columns:
         column = COLUMNS[name]
         means = [r.headline.mean(name) for r in results]
         known = [m for m in means if m is not None and m == m]
-        best = (min if column.better == "lower" else max)(known) if len(known) > 1 else None
+        measured = [_measured(r, name) for r in results]
+        comparable = len(known) > 1 and len(set(filter(None, measured))) == 1
+        best = (min if column.better == "lower" else max)(known) if comparable else None
         marks = [BEST if best is not None and mean == best else "" for mean in means]
         cells = "".join(f"<td{mark}>{number(mean, column.digits)}</td>" for mark, mean in zip(marks, means))
         rule = "" if previous == column.group else ' class="rule"'
         previous = column.group
-        lines.append(f"<tr{rule}><td>{html.escape(column.label)} {arrow(name)}</td>{cells}</tr>")
+        label = f"{html.escape(column.label)} {arrow(name)}"
+        if any(len(of) != len(headline(r)) for of, r in zip(measured, results)):
+            label += f" <small>n = {', '.join(dict.fromkeys(str(len(of)) for of in measured))}</small>"
+        lines.append(f"<tr{rule}><td>{label}</td>{cells}</tr>")
     return "".join(lines)
+
+
+def _measured(results: Results, name: str) -> frozenset[str]:
+    """The sequences whose headline draw has a measure."""
+    return frozenset(sequence for sequence, m in headline(results).items() if name in m.score.values)
 
 
 def _table(results: list[Results], lines: str, said: str = "") -> str:
