@@ -177,6 +177,9 @@ class WorldsConfig:
     moving_share: float = 0.4  # scenes that hold moving objects
     outdoor_share: float = 0.35
     held_out: bool = False  # draw each pair's rotation uniformly in 10-120 degrees: identity must score low
+    patterns: tuple[int, ...] | None = None  # of the BASES of data/surfaces.py that surfaces wear; None: all
+    details: tuple[int, ...] | None = None  # of its DETAILS; None: all
+    texture: float | None = None  # difficulty of how surfaces look, whatever that of the world; None: the world's
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -127,8 +127,9 @@ def _about_gravity(angle: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3"]:
     return torch.stack([zero, angle, zero], dim=-1)
 
 
-def draw_look(seeds: Sequence[int], scenes: Scenes, difficulty: float, images: int = 0) -> Look:
+def draw_look(seeds: Sequence[int], scenes: Scenes, config: WorldsConfig, difficulty: float, images: int = 0) -> Look:
     """Patterns and colours of every face. With `images` > 0, cells from BASES + DETAILS on are the user's."""
+    difficulty = difficulty if config.texture is None else config.texture
     draws = Draws(seeds, purpose=1, device=scenes.low.device)
     count = FACES * (1 + SOLIDS)
     wide = _width_of_view(scenes)
@@ -140,7 +141,8 @@ def draw_look(seeds: Sequence[int], scenes: Scenes, difficulty: float, images: i
     largest = torch.cat([torch.full_like(feature[:, :FACES], torch.inf), solids], dim=1)
     base_scale = 1 / (BASE_FEATURES * torch.minimum(feature, largest))
     fine = draws.log_uniform(0.15, 1.0, count) * wide[:, None]  # metres of a tile of detail
-    base, detail = draws.integer(BASES, count), BASES + draws.integer(DETAILS, count)
+    base = _chosen(draws, config.patterns, BASES, count)
+    detail = BASES + _chosen(draws, config.details, DETAILS, count)
     own = draws.integer(max(images, 1), count) + BASES + DETAILS
     shows_image = draws.chance(_IMAGE_SHARE if images else 0.0, count)
     base = torch.where(shows_image, own, base)
@@ -166,6 +168,12 @@ def draw_look(seeds: Sequence[int], scenes: Scenes, difficulty: float, images: i
         detail=strength[..., None] * (0.6 + draws.uniform(-0.4, 0.4, count, 3)),
     )
     return _with_sky(draws, look, scenes)
+
+
+def _chosen(draws: Draws, among: tuple[int, ...] | None, every: int, count: int) -> Int[Tensor, "B S"]:
+    """Indices of patterns, `among` these or of all."""
+    cells = torch.tensor(range(every) if among is None else among, device=draws.state.device)
+    return cells[draws.integer(len(cells), count)]
 
 
 def _width_of_view(scenes: Scenes) -> Float[Tensor, "B"]:

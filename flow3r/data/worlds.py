@@ -37,6 +37,7 @@ def render_worlds(
     size: tuple[int, int],
     *,
     config: WorldsConfig = WorldsConfig(),
+    frames: Int[Tensor, "B n"] | None = None,
     pairs: Int[Tensor, "B P 2"] | None = None,
     difficulty: float = 1.0,
     textures: Sequence[Float[Tensor, "3 _ _"]] = (),
@@ -44,40 +45,43 @@ def render_worlds(
 ) -> Worlds:
     """Render one scene per seed in `views` views of `size` (H, W), with exact flow for the ordered `pairs` if given.
 
-    Scene b depends on seeds[b], views, size, config, difficulty and textures alone, not on the batch around it. Depth,
-    in metres, and flow are taken at pixel centres; only colour is anti-aliased. The sky has depth 0: unknown. Flow
-    includes the objects' own motion; covisible is 1 where a ray from camera j, cast at the very point that the pixel of
-    view i sees, meets nothing before it, inside image j. The world's y axis points down. `difficulty` in [0, 1] leads
-    from coarse, distinctive textures, little motion and few objects to the full distribution. `textures` (RGB in
-    [0, 1]) are laid on half of the surfaces.
+    The views are a sequence: cameras and objects move from the first to the last. `frames` names those that are
+    rendered of each scene, in place of all; `pairs` then index them. Scene b depends on seeds[b], views, size, config,
+    difficulty and textures alone, not on the batch around it. Depth, in metres, and flow are taken at pixel centres;
+    only colour is anti-aliased. The sky has depth 0: unknown. Flow includes the objects' own motion; covisible is 1
+    where a ray from camera j, cast at the very point that the pixel of view i sees, meets nothing before it, inside
+    image j. The world's y axis points down. `difficulty` in [0, 1] leads from coarse, distinctive textures, little
+    motion and few objects to the full distribution. `textures` (RGB in [0, 1]) are laid on half of the surfaces.
 
-    Raises ValueError for no seeds, no views, or a size below one pixel.
+    Raises ValueError for no seeds, no views, a size below one pixel, or frames that there are not.
     """
     if len(seeds) == 0 or views < 1 or min(size) < 1:
         raise ValueError(f"got {len(seeds)} seeds, {views} views of {size}; expected at least one of each")
+    if frames is not None and not (frames.numel() and 0 <= frames.min() <= frames.max() < views):
+        raise ValueError(f"frames {frames.tolist()} of scenes of {views} views; expected some of 0..{views - 1}")
     scenes = draw_scenes(seeds, views, size, config, difficulty, device)
-    look = draw_look(seeds, scenes, difficulty, len(textures))
+    look = draw_look(seeds, scenes, config, difficulty, len(textures))
     atlas = procedural_atlas(torch.device(device))
     if textures:
         own = make_atlas([tile_of_image(texture.to(device)) for texture in textures])
         atlas = torch.cat([atlas, own], dim=2)
     scenes = replace(scenes, look=look)
-    intrinsics = scenes.intrinsics[:, None].expand(-1, views, -1, -1)
+    shown = torch.arange(views, device=device).expand(len(seeds), -1) if frames is None else frames.to(device)
+    count = shown.shape[1]
     rays = camera_rays(scenes.intrinsics, *size).flatten(1, 2).mT.contiguous()
-    scene = torch.arange(len(seeds), device=device).repeat_interleave(views)
-    view = torch.arange(views, device=device).repeat(len(seeds))
+    scene, view = torch.arange(len(seeds), device=device).repeat_interleave(count), shown.flatten()
     parts = [
         _rendered(scenes, atlas, rays, scene[part], view[part], size) for part in _chunks(len(scene), size, rays.device)
     ]
     image, depth, solid = (torch.cat(values) for values in zip(*parts))
-    flow = None if pairs is None else _flow(scenes, rays, depth, solid, pairs.to(device), size)
-    maps = (len(seeds), views, *size)
+    flow = None if pairs is None else _flow(scenes, rays, depth, solid, shown, pairs.to(device), size)
+    maps = (len(seeds), count, *size)
     moves = torch.cat([torch.zeros_like(scenes.moves[:, :1]), scenes.moves], dim=1)[scene]
     rendered = Views(
-        images=image.view(len(seeds), views, 3, *size),
+        images=image.view(len(seeds), count, 3, *size),
         depth=torch.where(depth.isinf(), 0.0, depth).view(maps),
-        intrinsics=intrinsics.contiguous(),
-        world_from_camera=scenes.world_from_camera,
+        intrinsics=scenes.intrinsics[scene].unflatten(0, maps[:2]),
+        world_from_camera=scenes.world_from_camera[scene, view].unflatten(0, maps[:2]),
         dense=torch.ones(maps[:2], dtype=torch.bool, device=device),
         flow=flow,
     )
@@ -188,18 +192,23 @@ def _edges(hits: Hits, size: tuple[int, int]) -> Bool[Tensor, "V R"]:
 
 
 def _flow(
-    scenes: Scenes, rays: Tensor, depth: Tensor, solid: Tensor, pairs: Int[Tensor, "B P 2"], size: tuple[int, int]
+    scenes: Scenes,
+    rays: Tensor,
+    depth: Tensor,
+    solid: Tensor,
+    shown: Int[Tensor, "B n"],
+    pairs: Int[Tensor, "B P 2"],
+    size: tuple[int, int],
 ) -> Flow:
-    """Exact flow and covisibility of ordered pairs from what was hit in the source views."""
+    """Exact flow and covisibility of ordered pairs of the views `shown`, from what was hit in the sources."""
     batch, count = pairs.shape[:2]
-    views = scenes.world_from_camera.shape[1]
     scene = torch.arange(batch, device=pairs.device).repeat_interleave(count)
     source, target = pairs.flatten(0, 1).unbind(-1)
     displacements, seens = [], []
     for part in _chunks(len(scene), size, rays.device):
-        at = scene[part] * views + source[part]
-        own = rays[scene[part]]
-        towards, z, seen = follow(scenes, scene[part], source[part], target[part], own, depth[at], solid[at])
+        at = scene[part] * shown.shape[1] + source[part]
+        own, here, there = rays[scene[part]], shown[scene[part], source[part]], shown[scene[part], target[part]]
+        towards, z, seen = follow(scenes, scene[part], here, there, own, depth[at], solid[at])
         focal = scenes.intrinsics[scene[part], 0, 0, None, None]
         moved = torch.where((depth[at].isfinite() & (z > 0))[:, None], (towards - own)[:, :2] * focal, 0.0)
         displacements.append(moved.mT)

@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flow3r.config import WorldsConfig
-from flow3r.data.furnish import draw_scenes
+from flow3r.data.furnish import draw_look, draw_scenes
 from flow3r.data.raycast import SLOTS, SOLIDS, ground_height
 from flow3r.data.scenes import Scenes
+from flow3r.data.surfaces import BASES
 from flow3r.data.worlds import Worlds, render_worlds
 from flow3r.geometry.camera import pixel_grid, project, unproject
 from flow3r.geometry.flow import flow_from_depth, project_flow, sample, warp
@@ -284,6 +285,36 @@ def test_user_textures_are_worn_by_about_half_of_the_surfaces() -> None:
 
     assert pure_red(plain) < 0.02
     assert 0.25 < pure_red(worn) < 0.75
+
+
+def test_frames_of_a_sequence_are_those_of_the_whole() -> None:
+    """Also the shading of what turns, and the flow: frame 3 first, then frame 1, of five."""
+    whole = render_worlds(range(200, 206), 5, (56, 56), config=ALIVE, pairs=torch.tensor([[[3, 1]]]).expand(6, -1, -1))
+    frames, pair = torch.tensor([[3, 1]]).expand(6, -1), torch.tensor([[[0, 1]]]).expand(6, -1, -1)
+    some = render_worlds(range(200, 206), 5, (56, 56), config=ALIVE, frames=frames, pairs=pair)
+    assert some.moving.any() and torch.equal(some.object_ids, whole.object_ids[:, [3, 1]])
+    for label in ("images", "depth", "intrinsics", "world_from_camera"):
+        expected = getattr(whole.views, label)[:, [3, 1]]
+        torch.testing.assert_close(getattr(some.views, label), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(some.views.flow.displacement, whole.views.flow.displacement, atol=1e-3, rtol=1e-4)
+    assert torch.equal(some.views.flow.covisible, whole.views.flow.covisible)
+
+
+@pytest.mark.parametrize("frames", [[[0, 3]], [[-1, 0]]])
+def test_frames_that_a_sequence_does_not_have_are_refused(frames: list) -> None:
+    with pytest.raises(ValueError, match=r"expected some of 0\.\.2"):
+        render_worlds([1], 3, (28, 28), frames=torch.tensor(frames))
+
+
+def test_surfaces_wear_the_patterns_that_are_chosen_and_are_as_hard_as_is_said() -> None:
+    seeds, chosen = range(6), WorldsConfig(outdoor_share=0.0, patterns=(2, 7), details=(4,), texture=0.0)
+    plain = WorldsConfig(outdoor_share=0.0)
+    scenes = drawn(seeds, config=plain)
+    look = draw_look(seeds, scenes, chosen, difficulty=1.0)
+    assert set(look.cell[..., 0].unique().tolist()) == {2, 7} and set(look.cell[..., 1].tolist()[0]) == {BASES + 4}
+    easy = draw_look(seeds, scenes, plain, difficulty=0.0)
+    assert torch.equal(look.along, easy.along) and torch.equal(look.mixing, easy.mixing)
+    assert not torch.equal(look.along, draw_look(seeds, scenes, plain, difficulty=1.0).along)
 
 
 def test_worlds_move_to_a_device_as_a_whole(still: Worlds) -> None:
