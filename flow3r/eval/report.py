@@ -134,6 +134,7 @@ class Score:
     degenerate: bool = False  # the true trajectory is static or collinear: ATE and RPE say less
     # What the numbers rest on, by name: "s" in the truth's unit, "scale_ratio" (the trajectory's scale by that of the
     # points; near 0 where noise was scaled away), and how many pairs, points, depth_pixels and flow_pairs were scored.
+    # "true_depth_pixels" are those of the original frames, whatever a prediction's grid is.
     facts: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -1,7 +1,7 @@
 """Stage 2: samples against the truth, one JSON row for each draw of a manifest. Rows that are there stay.
 
 A row is {benchmark, dataset, sequence, draw, stride, frames, profile, budget, sample_sha256, manifest_sha256,
-definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the definitions alone: it
+truth_sha256, definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the definitions alone: it
 holds no times, and is computed on one thread, whatever runs beside it.
 """
 
@@ -17,19 +17,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from flow3r.data.frame import Sequence
+from flow3r.data.frame import Frame, Sequence
+from flow3r.data.labels import LabelStore
 from flow3r.errors import Flow3rError, InputError
 from flow3r.eval.benchmarks import find_benchmark
-from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.benchmark import LABELS, Benchmark
 from flow3r.eval.benchmarks.labelled_segments import FlowLabelled
 from flow3r.eval.benchmarks.manifests import Draw, Manifest
 from flow3r.eval.frames import flow_on_grid, labels_on_grid
 from flow3r.eval.measures import DEFINITION, Protocol, score_scene
-from flow3r.eval.parallel import in_parallel
-from flow3r.eval.predict import failure_path, sample_path
+from flow3r.eval.parallel import Where, in_parallel
+from flow3r.eval.predict import failure_path, row_sha256, sample_path
 from flow3r.eval.report import Score
 from flow3r.eval.samples import Sample, read_sample
-from flow3r.files import sha256_of_file, write_text
+from flow3r.files import sha256_of_file, sha256_of_json, write_text
 from flow3r.metrics.points import FLOW3R, PI3
 from flow3r.types import Flow, Prediction, Views
 
@@ -40,8 +41,9 @@ NEEDED = {  # group of measures -> the labels that it cannot do without
     "depth": ("depth",),
     "flow": ("flow",),
 }
-FAILURE_GRID = (96, 96)  # ours: that the worst values are found on where there is no sample; they hardly depend on it
-KEY = ("sequence", "draw", "sample_sha256", "manifest_sha256", "profile", "budget", "definition")
+KEY = ("sequence", "draw", "sample_sha256", "manifest_sha256", "truth_sha256", "profile", "budget", "definition")
+NO_TRUTH = "no truth: "  # how the reason of such a failure begins
+UNREAD = "unread"  # in the place of truth_sha256 where no truth could be read: such a row is never done
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Task:
     sample: Path
     sample_sha256: str  # of the sample, or of the reason kept in its place; "" where there is neither
     manifest_sha256: str
+    truth_sha256: str
     profile: Profile
     budget: int | None
 
@@ -76,6 +79,7 @@ def score(
     workers: int = 1,
     sequences: Mapping[str, Sequence] | None = None,
     draws: Iterable[Draw] | None = None,
+    where: Where = "processes",
 ) -> Iterator[dict[str, Any]]:
     """Score what is not scored yet, and yield the new rows as each is appended to the file `scores`, in any order.
 
@@ -86,25 +90,40 @@ def score(
     InputError for data that are not there, and for a score file that is damaged before its last line.
     """
     profile = profile or benchmark.profile
-    done, asked = keep_rows(scores), set()
+    done, kept, truth = keep_rows(scores), set(), truth_sha256(benchmark, root)
 
     def tasks() -> Iterator[Task]:
         for draw in manifest.draws if draws is None else draws:
             path = sample_path(samples, draw)
-            task = Task(benchmark.name, root, draw, path, _sha256(path), manifest.sha256, profile, budget)
-            asked.add(task.key)
-            if task.key not in done:
+            task = Task(benchmark.name, root, draw, path, _sha256(path), manifest.sha256, truth, profile, budget)
+            if task.key in done:
+                kept.add(task.key)
+            else:
                 yield task
 
-    if workers > 1:
-        rows = in_parallel(score_task, tasks(), workers=workers)
+    if workers > 1 or where == "ray":
+        rows = in_parallel(score_task, tasks(), where=where, workers=workers)
     else:
         found = functools.cache(lambda: benchmark.select(root).sequences if sequences is None else sequences)
         rows = (score_draw(task, benchmark, found()) for task in tasks())
     for row in rows:
         append_row(scores, row)
+        kept.add(tuple(row[name] for name in KEY))
         yield row
-    keep_rows(scores, asked)
+    keep_rows(scores, kept)
+
+
+def truth_sha256(benchmark: Benchmark, root: Path) -> str:
+    """Of the names and sizes of the files that a pseudo truth is kept in, and of how labels were made; "" for a release.
+
+    Rows of another pseudo truth are scored again.
+    """
+    folder = benchmark.folder(root)
+    if not benchmark.pseudo or not folder.is_dir():
+        return ""
+    files = sorted((file.relative_to(folder).as_posix(), file.stat().st_size) for file in folder.rglob("*.*"))
+    settings = LabelStore(folder).settings if benchmark.pseudo == LABELS else {}
+    return sha256_of_json([files, settings])
 
 
 def score_task(task: Task) -> dict[str, Any]:
@@ -179,6 +198,7 @@ def score_draw(task: Task, benchmark: Benchmark, sequences: Mapping[str, Sequenc
         "budget": task.budget,
         "sample_sha256": task.sample_sha256,
         "manifest_sha256": task.manifest_sha256,
+        "truth_sha256": UNREAD if failed.startswith(NO_TRUTH) else task.truth_sha256,
         "definition": DEFINITION,
         "values": {name: float(value) for name, value in result.values.items()},
         "notes": dict(result.notes),
@@ -204,7 +224,7 @@ def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], l
     draw, truth = task.draw, _Truth(task.draw, protocol, sequences, labels_vary)
     if truth.fault:
         worst = worst_of_any_truth(protocol, len(draw.frames))
-        return Score(draw.sequence, worst), f"no truth: {truth.fault}"
+        return Score(draw.sequence, worst), f"{NO_TRUTH}{truth.fault}"
     protocol = truth.protocol
     try:
         sample = _checked(task, protocol)
@@ -216,8 +236,8 @@ def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], l
         reason = str(error).removeprefix(f"{task.sample}: ")
     except (ValueError, RuntimeError) as error:  # such as a decomposition of numbers beyond all bounds
         reason = f"cannot be scored: {type(error).__name__}: {error}"
-    grids = [np.diag([FAILURE_GRID[1] / w, FAILURE_GRID[0] / h, 1.0]) for h, w in truth.sizes]
-    views = truth.on_grid(np.stack(grids), FAILURE_GRID)
+    height, width = truth.sizes[0]  # of the frames themselves: no method's grid has more pixels to be wrong by
+    views = truth.on_grid(np.stack([np.diag([width / w, height / h, 1.0]) for h, w in truth.sizes]), (height, width))
     return truth.noted(score_scene(no_prediction(views), views, 0, task.budget, protocol)), reason
 
 
@@ -229,7 +249,7 @@ class _Truth:
 
     def __init__(self, draw: Draw, protocol: Protocol, sequences: Mapping[str, Sequence], labels_vary: bool) -> None:
         self.fault, self.flow, self.frames = "", None, []
-        self.protocol, self.notes = protocol, {}
+        self.protocol, self.notes, self.facts = protocol, {}, {}
         try:
             if draw.sequence not in sequences:
                 raise InputError("the dataset lacks the sequence")
@@ -251,6 +271,8 @@ class _Truth:
                 raise InputError(f"its frames have no {', '.join(labels)}")
             self.protocol = replace(protocol, groups=labelled)
             self.notes = {f"no {', '.join(missing)}: {group} not measured": 1 for group, missing in lacking.items()}
+            if "depth" in labelled:  # whatever the grid: video depth is also averaged by it
+                self.facts["true_depth_pixels"] = _known_pixels(self.frames, protocol.farthest or math.inf)
         except Flow3rError as error:
             self.fault = str(error)
 
@@ -260,14 +282,19 @@ class _Truth:
         return [frame.image.shape[:2] for frame in self.frames]
 
     def noted(self, found: Score) -> Score:
-        """The score, with what could not be measured."""
-        return replace(found, notes={**self.notes, **found.notes})
+        """The score, with what could not be measured, and what is known of the truth itself."""
+        return replace(found, notes={**self.notes, **found.notes}, facts={**found.facts, **self.facts})
 
     def on_grid(self, grid_from_image: np.ndarray, size: tuple[int, int]) -> Views:
         """As views of a grid."""
         views = labels_on_grid(self.frames, grid_from_image, size)
         flow = None if self.flow is None else flow_on_grid(self.flow, grid_from_image, size)
         return replace(views, flow=flow)
+
+
+def _known_pixels(frames: Iterable[Frame], farthest: float) -> int:
+    """Pixels of original frames whose depth is known, and nearer than `farthest`."""
+    return sum(int(((frame.depth > 0) & (frame.depth < farthest)).sum()) for frame in frames)
 
 
 def _checked(task: Task, protocol: Protocol) -> Sample:
@@ -283,6 +310,8 @@ def _checked(task: Task, protocol: Protocol) -> Sample:
     if frames != wanted:
         order = "in another order" if sorted(frames) == wanted else "others than those of the manifest"
         raise InputError(f"its frames are {order}: expected {_few(wanted)}, got {_few(frames)}")
+    if sample.facts.get("row", row_sha256(task.draw)) != row_sha256(task.draw):
+        raise InputError("its 'row' in facts is that of another sequence or of other frames")
     grids = sample.grid_from_image
     sides = grids[:, [0, 1], [0, 1]]
     aligned = np.zeros_like(grids)
@@ -345,7 +374,12 @@ def worst_of_any_truth(protocol: Protocol, count: int) -> dict[str, float]:
         score_scene(no_prediction(views), views, 0, protocol=protocol).values
         for views in (_any_truth(count, (12, 16), 1), _any_truth(count, (14, 14), 3))
     )
-    return {name: value for name, value in one.items() if math.isclose(value, other.get(name, math.inf), rel_tol=1e-3)}
+    return {
+        name: value
+        for name, value in one.items()
+        if not name.startswith(("ate", "rpe_translation"))  # lengths of the true trajectory, which may agree by chance
+        if math.isclose(value, other.get(name, math.inf), rel_tol=1e-3)
+    }
 
 
 def _any_truth(count: int, size: tuple[int, int], power: int) -> Views:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -329,8 +330,50 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, damage: dict, said: str)
 
 def test_all_measures_of_the_report_have_a_column() -> None:
     results = [scored("flow3r", "sintel", dict.fromkeys(COLUMNS, 1.0))]
-    (table,) = further_tables(results)
+    (table,) = further_tables(results, all_readings=True)
     assert [cell["column"] for cell in records(table)] == sorted(
         COLUMNS, key=lambda name: list(dict.fromkeys(c.group for c in COLUMNS.values())).index(COLUMNS[name].group)
     )
     assert all(cell["low"] is not None for cell in records(table) if cell["column"] != "sampson")
+
+
+def test_other_readings_of_a_measure_are_kept_in_files_and_out_of_tables(tmp_path: Path) -> None:
+    results = [scored("flow3r", "pi3_dtu", {"rta@30": 50.0, "rta_strict@30": 60.0}, profile="pi3")]
+    paths = write_tables(results, tmp_path)
+    for page in paths[:2]:
+        text = page.read_text(encoding="utf-8")
+        assert "RTA@30" in text and "50.0" in text and "strict" not in text
+    for file in paths[2:]:
+        assert "rta_strict@30" in file.read_text(encoding="utf-8")
+
+
+def test_depth_is_also_given_as_the_references_weigh_it(tmp_path: Path) -> None:
+    """Twice the pixels count twice; where a sequence's pixels are unknown, there is no such mean."""
+    of = manifest("pi3_sintel_depth")
+    pixels = {"s0": 100, "s1": 300, "s2": 600}
+    lines = [row(d, of, {"abs_rel": float(d.sequence[1:]), "ate": 1.0}, facts={"true_depth_pixels": pixels[d.sequence]})
+             for d in of.draws]  # fmt: skip
+    results = results_of("flow3r", "flow3r", lines, of)
+    assert results.means["abs_rel"] == 1.0 and results.means_by_pixels == {"abs_rel": pytest.approx(1.5)}
+    (table,) = further_tables([results])
+    assert any("weighted by their pixels of true depth" in note and "AbsRel 1.5000" in note for note in table.remarks)
+    written = json.loads(write_tables([results], tmp_path)[3].read_text())
+    assert written["results"][0]["means_by_pixels"] == {"abs_rel": 1.5}
+    assert [c["weighted_by_pixels"] for c in written["cells"] if c["column"] == "abs_rel" and c["ours"]] == [1.5]
+    unknown = results_of("flow3r", "flow3r", [lines[0] | {"facts": {}}, *lines[1:]], of)
+    assert unknown.means_by_pixels == {}
+
+
+def test_what_numbers_rest_on_is_in_the_json(tmp_path: Path) -> None:
+    of = manifest("sintel")
+    lines = rows(of, MEASURES, facts={"s": 2.0, "scale_ratio": 0.01, "pairs": 28})
+    (summary,) = json.loads(write_tables([results_of("nano", "flow3r", lines, of)], tmp_path)[3].read_text())["results"]
+    assert summary["facts"] == {name: {"pairs": 28, "s": 2.0, "scale_ratio": 0.01} for name in ("s0", "s1", "s2")}
+
+
+def test_what_a_manifest_does_without_is_said(tmp_path: Path) -> None:
+    of = replace(manifest("nrgbd"), skipped={"short": "3 frames; at least 8 are needed"}, missing=("kitchen",))
+    write_scores(tmp_path, "nano", of, rows(of, MEASURES))
+    (results,) = read_scores(tmp_path)
+    (table,) = further_tables([results])
+    assert any("without 2 sequences: kitchen (missing), short (3 frames" in note for note in table.remarks)

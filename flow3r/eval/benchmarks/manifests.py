@@ -2,12 +2,13 @@
 
 A manifest is JSON lines, one for each draw, sorted by sequence and draw: {dataset, sequence, draw, stride, frames, n}.
 Those whose sequences and lengths are known facts are part of the package, in the folder drawn/ beside this file; others
-are made from the data at hand, by the same rule, so that everybody who has the same sequences gets the same file.
+are made from the data at hand, by the same rule, so that everybody who has the same sequences gets the same file. What
+such a manifest leaves out is said in a file beside it, <benchmark>.left_out.json.
 """
 
 import json
 from collections.abc import Mapping, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from flow3r.errors import Flow3rError, InputError
 from flow3r.eval.benchmarks.benchmark import Benchmark
 from flow3r.eval.benchmarks.samplings import Lot
-from flow3r.files import sha256_of_bytes, write_text
+from flow3r.files import sha256_of_bytes, write_json, write_text
 
 DRAWS = 5  # of each sequence (spec 2.11): the first is the headline, all feed the intervals
 
@@ -35,11 +36,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All draws of a benchmark, sorted, and why sequences were left out when it was made."""
+    """All draws of a benchmark, sorted, and what was left out when it was made, which stands in a file beside them."""
 
     benchmark: str
     draws: tuple[Draw, ...]
-    skipped: Mapping[str, str] = field(default_factory=dict, compare=False)  # sequence -> reason; not in the file
+    skipped: Mapping[str, str] = field(default_factory=dict, compare=False)  # sequence -> reason
+    missing: tuple[str, ...] = field(default=(), compare=False)  # sequences that should be measured and were not there
 
     @property
     def text(self) -> str:
@@ -53,7 +55,12 @@ class Manifest:
 
     def headline(self) -> "Manifest":
         """The first draw of each sequence alone."""
-        return Manifest(self.benchmark, tuple(draw for draw in self.draws if draw.draw == 0), self.skipped)
+        return replace(self, draws=tuple(draw for draw in self.draws if draw.draw == 0))
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Sequence -> reason, of all that is not measured."""
+        return {**self.skipped, **dict.fromkeys(self.missing, "missing")}
 
 
 def make_manifest(benchmark: Benchmark, sequences: Mapping[str, Sized], draws: int = DRAWS) -> Manifest:
@@ -112,7 +119,12 @@ def check_manifest(manifest: Manifest, sequences: Mapping[str, Sized]) -> tuple[
 
 
 def write_manifest(path: str | Path, manifest: Manifest) -> None:
-    """Write the JSON lines, atomically."""
+    """Write the JSON lines, atomically, and beside them what is left out."""
+    beside = left_out_path(path)
+    if manifest.left_out:
+        write_json(beside, {"skipped": dict(manifest.skipped), "missing": list(manifest.missing)})
+    else:
+        beside.unlink(missing_ok=True)
     write_text(path, manifest.text)
 
 
@@ -122,7 +134,25 @@ def read_manifest(path: str | Path) -> Manifest:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a manifest that can be read ({error})") from error
-    return _parse(text, Path(path).stem, str(path))
+    return replace(_parse(text, Path(path).stem, str(path)), **_left_out(left_out_path(path)))
+
+
+def left_out_path(manifest: str | Path) -> Path:
+    """Where it is said what the manifest in a file leaves out."""
+    return Path(manifest).with_suffix(".left_out.json")
+
+
+def _left_out(path: Path) -> dict[str, Any]:
+    """`skipped` and `missing` of a manifest. Raises InputError for a file that does not say so."""
+    if not path.is_file():
+        return {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return {"skipped": {str(k): str(v) for k, v in said["skipped"].items()}, "missing": tuple(said["missing"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: does not say what a manifest leaves out ({error}): make the manifest again"
+        ) from error
 
 
 def committed_manifest(benchmark: str) -> Manifest | None:

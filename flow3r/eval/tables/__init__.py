@@ -31,16 +31,9 @@ def write_tables(results: Sequence[Results], folder: str | Path) -> tuple[Path, 
 
     Raises InputError for results that cannot stand side by side.
     """
-    folder = Path(folder)
-    tables = (*paper_and_ours(results), *further_tables(results))
-    pairs, buckets = comparisons(results), stride_buckets(results)
+    folder, pages = Path(folder), all_sheets(results)
+    tables = (*paper_and_ours(results), *further_tables(results, all_readings=True))
     flat = [record for table in tables for record in records(table)]
-    pages = (
-        *(sheet(table) for table in tables),
-        *([comparison_sheet(pairs)] if pairs else []),
-        *([stride_sheet(buckets)] if buckets else []),
-        on_the_whole(results),
-    )
     paths = tuple(folder / f"tables.{kind}" for kind in ("md", "tex", "csv", "json"))
     write_text(paths[0], markdown(pages))
     write_text(paths[1], latex(pages))
@@ -49,13 +42,24 @@ def write_tables(results: Sequence[Results], folder: str | Path) -> tuple[Path, 
         "format": FORMAT,
         "tables": [_said(table) for table in tables],
         "cells": flat,
-        "comparisons": comparison_records(pairs),
-        "strides": stride_records(buckets),
+        "comparisons": comparison_records(comparisons(results)),
+        "strides": stride_records(stride_buckets(results)),
         "results": [_summary(r) for r in ordered(results)],
         "remarks": list(on_the_whole(results).notes),
     }
     write_json(paths[3], content)
     return paths
+
+
+def all_sheets(results: Sequence[Results]) -> tuple[Sheet, ...]:
+    """The paper's tables, main measures on each benchmark, methods compared, strides, and what concerns them all."""
+    pairs, buckets = comparisons(results), stride_buckets(results)
+    return (
+        *map(sheet, (*paper_and_ours(results), *further_tables(results))),
+        *([comparison_sheet(pairs)] if pairs else []),
+        *([stride_sheet(buckets)] if buckets else []),
+        on_the_whole(results),
+    )
 
 
 def paper_sheets(results: Sequence[Results]) -> tuple[Sheet, ...]:
@@ -93,7 +97,7 @@ def _said(table: ResultTable) -> dict[str, Any]:
 
 
 def _summary(results: Results) -> dict[str, Any]:
-    """One method on one benchmark: what its numbers rest on, and its means with and without degenerate sequences."""
+    """One method on one benchmark: what its numbers rest on, sequence by sequence, and its means in every reading."""
     headline = results.headline
     ordinary = {c: headline.mean(c, ordinary_only=True) for c in results.means}
     return {
@@ -105,8 +109,14 @@ def _summary(results: Results) -> dict[str, Any]:
         "manifest_sha256": results.manifest_sha256,
         "samples": len(results.measured),
         "missing": [list(key) for key in results.missing],
+        "left_out": dict(sorted(results.left_out.items())),
         "failures": dict(sorted(results.failures.items())),
         "degenerate": sum(score.degenerate for score in headline.scores),
         "means": {c: short(value) for c, value in results.means.items()},
         "means_without_degenerate": {c: short(value) for c, value in ordinary.items() if value is not None},
+        "means_by_pixels": {c: short(value) for c, value in results.means_by_pixels.items()},
+        "facts": {
+            score.sequence: {name: short(value) for name, value in sorted(score.facts.items())}
+            for score in headline.scores
+        },
     }

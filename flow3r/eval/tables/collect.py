@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
@@ -15,6 +15,7 @@ from flow3r.eval.benchmarks.manifests import Manifest, read_manifest
 from flow3r.eval.report import COLUMNS, Row, Score
 from flow3r.eval.tables.intervals import Interval, Values, mean_intervals
 
+DEPTH, PIXELS = "depth", "true_depth_pixels"  # the group of columns, and the fact that its means may be weighted by
 HEADLINE = 0  # the draw whose mean is printed; all draws feed the intervals (spec 2.11)
 KINDS = {
     "benchmark": str, "dataset": str, "sequence": str, "draw": int, "stride": int, "frames": list, "profile": str,
@@ -48,6 +49,7 @@ class Results:
     budget: int | None = None  # points whose neighbours were sought; None: all
     missing: tuple[tuple[str, int], ...] = ()  # (sequence, draw) of the manifest without a row
     outdated: int = 0  # rows in the file that newer ones replace, or that the manifest no longer asks for
+    left_out: Mapping[str, str] = field(default_factory=dict)  # sequence that the manifest does without -> reason
 
     @cached_property
     def headline(self) -> Row:
@@ -74,6 +76,21 @@ class Results:
     def means(self) -> dict[str, float]:
         """The headline's mean of every measure that it has."""
         return {c: value for c in self.columns if (value := self.headline.mean(c)) is not None}
+
+    @cached_property
+    def means_by_pixels(self) -> dict[str, float]:
+        """The headline's mean of every measure of depth, each sequence weighted by its pixels of true depth.
+
+        So the references of video depth take it (spec 1.6). Absent where the pixels of a sequence are not known.
+        """
+        found = {}
+        for column in (c for c in self.means if COLUMNS[c].group == DEPTH):
+            scores = [score for score in self.headline.scores if column in score.values]
+            pixels = [score.facts.get(PIXELS, 0) for score in scores]
+            if all(pixels):
+                weighted = sum(score.values[column] * count for score, count in zip(scores, pixels))
+                found[column] = weighted / sum(pixels)
+        return found
 
     @property
     def failures(self) -> Mapping[str, int]:
@@ -164,6 +181,7 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
         budget=budget,
         missing=tuple(key for key in asked if key not in newest),
         outdated=len(rows) - len(kept),
+        left_out=manifest.left_out,
     )
 
 
@@ -192,7 +210,7 @@ def _same(name: str, key: str, rows: Sequence[Mapping[str, Any]], expected: Any)
         listed = ", ".join(f"{count} rows of {value!r}" for value, count in sorted(found.items(), key=str))
         raise InputError(
             f"{name}: rows of more than one {key} do not make one number: expected {expected!r}, got {listed}: run "
-            "flow3r eval score again, which scores only what is out of date"
+            "flow3r eval run --stages score again, which scores only what is out of date"
         )
     return expected
 

@@ -15,6 +15,7 @@ from flow3r.eval.tables.paper import PaperTable, Printed, paper_tables
 
 PAPER_PROFILE = "flow3r"  # spec, section 0: what the paper's tables mean
 TRAJECTORY = ("ate", "rpe_translation", "rpe_rotation")  # say little where the true trajectory is degenerate
+LISTED = 10  # ours: sequences that are named in a note
 WIDEST = 9  # measures side by side, as many as in Tables 8 to 15
 
 
@@ -33,6 +34,7 @@ class Cell:
     sequences: int = 0  # of which `ours` is the mean
     expected: int = 0  # of which it should be
     complete: bool = True  # no row of the manifest is missing, in any draw
+    by_pixels: float | None = None  # as `ours`, sequences weighted by their pixels of true depth
 
     @property
     def difference(self) -> float | None:
@@ -89,11 +91,14 @@ def paper_and_ours(results: Iterable[Results]) -> tuple[ResultTable, ...]:
     return tuple(_paper_table(table, own) for table in paper_tables())
 
 
-def further_tables(results: Iterable[Results]) -> tuple[ResultTable, ...]:
-    """All measures of all methods, one table for each benchmark and profile. Those of profile pi3 stand here alone."""
+def further_tables(results: Iterable[Results], all_readings: bool = False) -> tuple[ResultTable, ...]:
+    """The measures of all methods, one table for each benchmark and profile. Those of profile pi3 stand here alone.
+
+    `all_readings`: not only the main measures, but other readings of them too.
+    """
     results = ordered(results)
     keys = sorted({(r.profile, r.benchmark) for r in results})
-    return tuple(_measures_table([r for r in results if (r.profile, r.benchmark) == key]) for key in keys)
+    return tuple(_measures_table([r for r in results if (r.profile, r.benchmark) == k], all_readings) for k in keys)
 
 
 def title_of(benchmark: str) -> str:
@@ -125,6 +130,7 @@ def records(table: ResultTable) -> list[dict[str, Any]]:
             "expected": cell.expected,
             "samples": cell.interval.samples if cell.interval else 0,
             "complete": cell.complete,
+            "weighted_by_pixels": short(cell.by_pixels),
             "footnotes": " ".join(map(str, cell.paper.footnotes if cell.paper else ())) or None,
         }
         for block in table.blocks
@@ -206,9 +212,10 @@ def _answers(blocks: Iterable[Block]) -> list[str]:
     return [f"Runs of ours: {'; '.join(pairs)}."] if pairs else []
 
 
-def _measures_table(results: Sequence[Results]) -> ResultTable:
+def _measures_table(results: Sequence[Results], all_readings: bool) -> ResultTable:
     benchmark, profile = results[0].benchmark, results[0].profile
-    present = [name for name in COLUMNS if any(name in r.columns for r in results)]
+    listed = [name for name in COLUMNS if all_readings or COLUMNS[name].main]
+    present = [name for name in listed if any(name in r.columns for r in results)]
     blocks = []
     for group in dict.fromkeys(COLUMNS[name].group for name in present):
         names = [name for name in present if COLUMNS[name].group == group]
@@ -220,7 +227,7 @@ def _measures_table(results: Sequence[Results]) -> ResultTable:
     blocks = [block for block in blocks if block.lines]
     return ResultTable(
         name=f"{benchmark}, profile {profile}",
-        title=f"All measures on {title_of(benchmark)}",
+        title=f"{'All measures' if all_readings else 'Measures'} on {title_of(benchmark)}",
         profile=profile,
         blocks=tuple(blocks),
         remarks=notes_on(results, present),
@@ -241,6 +248,7 @@ def _cell(column: Cell, results: Results | None, number: Printed | None = None) 
         sequences=sum(column.column in score.values for score in results.headline.scores),
         expected=results.expected,
         complete=results.complete,
+        by_pixels=results.means_by_pixels.get(column.column),
     )
 
 
@@ -254,14 +262,22 @@ def notes_on(shown: Iterable[Results], columns: Collection[str]) -> tuple[str, .
 
 
 def _facts(results: Results, columns: Collection[str]) -> Iterator[str]:
-    """Missing rows, failures, degenerate trajectories, few sequences."""
+    """Missing rows and sequences, failures, other means, degenerate trajectories, few sequences."""
     rows, headline = len(results.measured), results.headline
+    if results.left_out:
+        names = [f"{name} ({reason})" for name, reason in sorted(results.left_out.items())]
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        yield f"without {len(names)} sequences: {', '.join(names[:LISTED])}{more}"
     if results.missing:
         yield f"partial, {len(results.missing)} of {rows + len(results.missing)} rows are missing"
     if results.failures:
         reasons = "; ".join(f"{reason} ({n})" for reason, n in sorted(results.failures.items()))
         failed = sum(results.failures.values())
         yield f"{failed} of {rows} samples failed and have the worst scores: {reasons}"
+    weighted = {c: m for c, m in results.means_by_pixels.items() if c in columns and COLUMNS[c].main}
+    if weighted and len(headline.scores) > 1:
+        said = ", ".join(f"{COLUMNS[c].label} {m:.{COLUMNS[c].digits}f}" for c, m in weighted.items())
+        yield f"sequences weighted by their pixels of true depth, as references of video depth do: {said}"
     odd = sum(score.degenerate for score in headline.scores)
     affected = [c for c in TRAJECTORY if c in columns]
     if odd and affected:
