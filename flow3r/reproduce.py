@@ -124,7 +124,7 @@ class Paper:
             run = self._run(tuple(name for name in methods if self._is_there(name)), (benchmark,), workers)
             if self.toy and not manifest_path(self.out, benchmark).is_file():  # the committed ones are of the real data
                 found = find_benchmark(benchmark)
-                fix_manifest(found, found.select(self.root).sequences, self.out, TOY_DRAWS)
+                fix_manifest(found, found.select(self.root), self.out, TOY_DRAWS)
             yield from (line.text for line in run.measure())
         yield from map(str, self._run(TRAINED, (), workers).report())
 

@@ -1,13 +1,14 @@
 """Commands that measure: eval worlds, folder, motorcycle, manifest, run, check, selftest; reproduce."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from rich.markup import escape
 from tyro.conf import Positional, arg, subcommand
 
-from flow3r.cli.command import PRINT, loads_weights
+from flow3r.cli.command import PRINT, loads_weights, refuse_file
 from flow3r.errors import InputError
 
 Where = Literal["here", "processes", "ray"]
@@ -76,24 +77,26 @@ def manifest(
 ) -> None:
     """Fix which frames of the data at hand are measured, and print the sha256 of each list.
 
+    Sequences that are not there are left out on purpose: `flow3r eval run` then does not miss them.
+
     Args:
-        root: Folder that holds a folder for each dataset.
+        root: Folder that holds a folder for each dataset (flow3r data list).
         out: Folder of the run; its `manifests` are written.
-        benchmarks: Names separated by commas, or `paper`, `ablation`, `pi3`, `all`.
+        benchmarks: Names separated by commas, or `paper`, `ablation`, `pi3`, `all`: those whose data are there.
         draws: Of each sequence; the first is the headline, all feed the intervals.
     """
     from flow3r.eval.benchmarks import find_benchmark
     from flow3r.eval.run import benchmarks_called, fix_manifest, manifest_path
 
-    for name in benchmarks_called(benchmarks, root):
-        benchmark = find_benchmark(name)
-        selection = benchmark.select(root)
-        made = fix_manifest(benchmark, selection.sequences, out, draws)
+    refuse_file(out)
+    if draws < 1:
+        raise InputError(f"--draws {draws}: expected at least 1")
+    found = {name: find_benchmark(name).select(root) for name in benchmarks_called(benchmarks, root)}
+    for name, selection in found.items():
+        made = fix_manifest(find_benchmark(name), selection, out, draws)
         PRINT.print(f"{made.sha256}  {manifest_path(out, name)}: {len(made.draws)} draws", soft_wrap=True)
         for sequence, reason in made.skipped.items():
-            PRINT.print(escape(f"  skipped {sequence}: {reason}"), soft_wrap=True)
-        if selection.missing:
-            PRINT.print(escape(f"  missing: {', '.join(selection.missing)}"), soft_wrap=True)
+            PRINT.print(escape(f"  left out: {sequence}: {reason}"), soft_wrap=True)
 
 
 @loads_weights
@@ -105,6 +108,7 @@ def run(
     stages: str = "predict,score,report",
     draws: int = 5,
     profile: Literal["flow3r", "pi3"] | None = None,
+    budget: int | None = None,
     where: Where = "here",
     workers: int = 2,
     gpus: float = 0.0,
@@ -113,50 +117,52 @@ def run(
 ) -> None:
     """Measure methods on benchmarks: predict, score, report. What is done already is not done again.
 
+    The exit code is 1 if a sample failed, which then has the worst scores, or if sequences are missing.
+
     Args:
         root: Folder that holds a folder for each dataset (flow3r data list).
         out: Folder of the run: manifests, samples, scores, report.
         methods: Separated by commas: models by name, file or hub id, or NAME=FILE; `classical`; `identity`. A method of
             another program, whose files are in OUT/samples/NAME, is samples:NAME.
         benchmarks: Names separated by commas, or `paper`, `ablation`, `pi3`, `all`: those whose data are there.
-        stages: Some of predict, score, report.
+        stages: Some of predict, score, report, separated by commas.
         draws: Of each sequence, when the run's manifests are first made.
-        profile: Score points by the definitions of this profile instead of each benchmark's own.
+        profile: Score points by the definitions of this profile instead of each benchmark's own, into files of its own.
+        budget: Points of each cloud whose nearest neighbours are sought; by default all.
         where: Predict in this process, in others, or on Ray.
         workers: Processes that predict (not with `here`), and that score.
         gpus: GPUs of a task on Ray.
         device: cpu, cuda, ...; by default CUDA where there is one.
         pictures: Write the page with pictures as well.
     """
-    from flow3r.eval.run import STAGES, Run, benchmarks_called
+    from flow3r.eval.run import STAGES, Run, benchmarks_called, methods_called
 
-    wanted = stages.split(",")
-    unknown = [stage for stage in wanted if stage not in STAGES]
-    if unknown:
-        raise InputError(f"--stages {','.join(unknown)}: expected some of {', '.join(STAGES)}")
+    wanted = _chosen(stages, STAGES)
+    predicting, scoring = "predict" in wanted, "score" in wanted
     measured = Run(
         root,
         out,
-        tuple(methods.split(",")),
-        benchmarks_called(benchmarks, root),
+        methods_called(methods),
+        benchmarks_called(benchmarks, root) if predicting or scoring else (),
         draws=draws,
         profile=profile,
+        budget=budget,
         where=where,
         workers=workers,
         gpus=gpus,
         device=device,
         pictures=pictures,
     )
-    failures = 0
-    if "predict" in wanted or "score" in wanted:
-        for line in measured.measure(predicting="predict" in wanted, scoring="score" in wanted):
-            PRINT.print(escape(line.text), soft_wrap=True)
-            failures += line.failures
-    if "report" in wanted:
-        for path in measured.report():
-            PRINT.print(f"  {path}")
-    if failures:
-        print(f"flow3r: {failures} samples failed, and are scored as the worst, see above", file=sys.stderr)
+    failures = missing = 0
+    for line in measured.measure(predicting, scoring) if predicting or scoring else ():
+        PRINT.print(escape(line.text), soft_wrap=True)
+        failures, missing = failures + line.failures, missing + line.missing
+    for path in measured.report() if "report" in wanted else ():
+        PRINT.print(f"  {path}", soft_wrap=True)
+    wrong = [f"{failures} samples failed and have the worst scores"] if failures else []
+    wrong += [f"{missing} sequences are missing"] if missing else []
+    if wrong:
+        print(f"flow3r: {'; '.join(wrong)}, see above", file=sys.stderr)
         sys.exit(1)
 
 
@@ -243,11 +249,10 @@ def reproduce(
     from flow3r.reproduce import STAGES, Paper
     from flow3r.teacher.runners import rank_and_world
 
-    wanted = stages.split(",")
-    unknown = [stage for stage in wanted if stage not in STAGES]
-    if unknown or not 0 < scale <= 1:
-        said = f"--stages {','.join(unknown)}: expected some of {', '.join(STAGES)}"
-        raise InputError(said if unknown else f"--scale {scale:g}: expected more than 0 and at most 1")
+    wanted = _chosen(stages, STAGES)
+    if not 0 < scale <= 1:
+        raise InputError(f"--scale {scale:g}: expected more than 0 and at most 1")
+    refuse_file(out)
     if wanted != ["train"] and rank_and_world()[1] > 1:
         raise InputError(f"--stages {stages} in {rank_and_world()[1]} processes: only --stages train is for several")
     rows = tuple(filter(None, beside.split(",")))
@@ -259,6 +264,15 @@ def reproduce(
     if "evaluate" in wanted:
         for page in paper_sheets(paper.results()):
             PRINT.print(*console(page), sep="\n")
+
+
+def _chosen(stages: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The stages that a flag names."""
+    wanted = tuple(filter(None, (part.strip() for part in stages.split(","))))
+    unknown = [stage for stage in wanted if stage not in known]
+    if unknown or not wanted:
+        raise InputError(f"--stages {','.join(unknown)}: expected some of {', '.join(known)}")
+    return wanted
 
 
 def _print_report(report: Any, out: Path | None) -> None:

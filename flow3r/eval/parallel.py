@@ -1,11 +1,14 @@
 """The same function over many items: in this process, in others, or as tasks of a Ray cluster."""
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Literal, TypeVar
 
-from flow3r.errors import InputError
+from flow3r.errors import Flow3rError, InputError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,26 +27,48 @@ def in_parallel(
 ) -> Iterator[Result]:
     """Results as they come, in any order; `items` are drawn as workers become free, here.
 
-    `gpus`: of each task, on Ray. An exception of the function is raised here. Raises InputError for Ray that is not
-    installed.
+    `gpus`: of each task, on Ray. An exception of the function is raised here, and what was not begun is given up.
+    Raises InputError for Ray that is not installed, and Flow3rError for a process that was killed.
     """
     if where == "here":
         yield from map(function, items)
     elif where == "ray":
         yield from _on_ray(function, items, workers, gpus)
     else:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            running = set()
-            for item in items:
-                running.add(pool.submit(function, item))
-                full = len(running) >= workers * WAITING
-                done, running = wait(running, timeout=None if full else 0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+        yield from _in_processes(function, items, workers)
+
+
+def _in_processes(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    try:
+        running = set()
+        for item in items:
+            running.add(pool.submit(function, item))
+            full = len(running) >= workers * WAITING
+            done, running = wait(running, timeout=None if full else 0, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise Flow3rError(
+            f"one of {workers} processes was killed, perhaps because memory was short: what is done is kept; go on "
+            "with the same command, with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """So that a run that is killed leaves no process behind, waiting for work that never comes."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(function: Callable[[Item], Result], items: Iterable[Item], workers: int, gpus: float) -> Iterator[Result]:

@@ -7,15 +7,16 @@ OUT/report                                              stage 3 (tables.py, page
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from flow3r.data.frame import Sequence
 from flow3r.errors import InputError
 from flow3r.eval.benchmarks import BENCHMARKS, find_benchmark
-from flow3r.eval.benchmarks.benchmark import Benchmark
+from flow3r.eval.benchmarks.benchmark import Benchmark, Selection
 from flow3r.eval.benchmarks.manifests import (
     DRAWS,
     Draw,
@@ -32,11 +33,15 @@ from flow3r.eval.page.pictures import Shown, read_shown
 from flow3r.eval.parallel import Where, in_parallel
 from flow3r.eval.predict import Predicted, predict, sample_path
 from flow3r.eval.score import score
-from flow3r.eval.tables import paper_sheets, write_tables
-from flow3r.eval.tables.collect import Measured, Results, read_scores
+from flow3r.eval.tables import all_sheets, write_tables
+from flow3r.eval.tables.collect import Measured, Results, read_rows, read_scores
+from flow3r.model.sources import find_weights
+from flow3r.nn.precision import choose_device
 
 PER_SHARE = 4  # ours: draws that another process is given at once
+FEW = 20  # ours: names or failures that are listed in a line
 STAGES = ("predict", "score", "report")
+BUILT_IN = ("identity", "classical")  # methods that have no weights
 SAMPLES = "samples:"  # before the name of a method whose samples another program has written
 PAPER = ("kinetics700", "epic_kitchens", "sintel", "bonn", "co3dv2", "scannet", "nrgbd", "7scenes")  # tables 2, 3, 8-15
 ABLATION = ("scannetpp", "omniworld", "spatialvid")  # tables 1, 4, 6, 7
@@ -49,14 +54,38 @@ SETS: dict[str, Callable[[Benchmark], bool]] = {
 
 
 @dataclass(frozen=True)
+class Line:
+    """What is to be said of a benchmark, or of a method on one, for people."""
+
+    text: str
+    failures: int = 0  # samples with the worst scores
+    missing: int = 0  # sequences that should be measured and are not there
+
+
+@dataclass(frozen=True)
 class Opened:
-    """A benchmark with its data and its manifest. Sequences of the manifest that are not there are `missing`."""
+    """A benchmark with its data and its manifest."""
 
     benchmark: Benchmark
-    root: Path
     manifest: Manifest
     sequences: Mapping[str, Sequence]
-    missing: tuple[str, ...]
+    missing: tuple[str, ...]  # of the manifest, and not there: all their samples fail
+
+    def lines(self) -> Iterator[Line]:
+        """What is not measured, and why."""
+        name, manifest = self.benchmark.name, self.manifest
+        if self.missing:
+            yield Line(f"{name}: missing, so that their samples fail: {_few(self.missing)}")
+        if manifest.missing:
+            mend = "once they are there, or to leave them out: flow3r eval manifest"
+            said = f"{name}: missing when its manifest was made, and not measured: {_few(manifest.missing)} ({mend})"
+            yield Line(said, missing=len(manifest.missing))
+        if manifest.skipped:
+            yield Line(f"{name}: left out: {_few(f'{each}: {why}' for each, why in manifest.skipped.items())}")
+        asked = {draw.sequence for draw in manifest.draws}
+        further = sorted(set(self.sequences) - asked - set(manifest.skipped))
+        if further:
+            yield Line(f"{name}: there, but not in the manifest of this run: {_few(further)}")
 
 
 def manifest_path(out: Path, benchmark: str) -> Path:
@@ -94,20 +123,30 @@ def benchmarks_called(names: str, root: Path) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def fix_manifest(benchmark: Benchmark, sequences: Mapping[str, Sequence], out: Path, draws: int = DRAWS) -> Manifest:
-    """Write the manifest of what is there into the run `out`, in place of any other."""
-    manifest = make_manifest(benchmark, sequences, draws)
-    if not manifest.draws:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(manifest.skipped.items())[:3])
-        raise InputError(f"{benchmark.name}: no sequence can be measured: {reasons}")
+def fix_manifest(benchmark: Benchmark, selection: Selection, out: Path, draws: int = DRAWS) -> Manifest:
+    """Write the manifest of what is there into the run `out`, in place of any other.
+
+    Sequences that are missing are left out of it on purpose. Raises InputError where none can be measured.
+    """
+    made = _made(benchmark, selection, draws)
+    absent = dict.fromkeys(made.missing, "not there")
+    manifest = replace(made, skipped={**made.skipped, **absent}, missing=())
     write_manifest(manifest_path(out, benchmark.name), manifest)
     return manifest
 
 
-def open_benchmark(name: str, root: Path, out: Path, draws: int = DRAWS) -> Opened:
-    """The benchmark's data below `root`, with the manifest of the run `out`.
+def _made(benchmark: Benchmark, selection: Selection, draws: int) -> Manifest:
+    manifest = make_manifest(benchmark, selection.sequences, draws)
+    if not manifest.draws:
+        reasons = (f"{name}: {reason}" for name, reason in manifest.skipped.items())
+        raise InputError(f"{benchmark.name}: no sequence can be measured: {_few(reasons)}")
+    return replace(manifest, missing=selection.missing)
 
-    A run's first use fixes the manifest: the committed one where there is one, otherwise one of what is there. Raises
+
+def open_benchmark(name: str, root: Path, out: Path, draws: int = DRAWS) -> Opened:
+    """The benchmark's data below `root`, with the manifest of the run `out`; writes nothing.
+
+    A run that has no manifest yet gets the committed one where there is one, otherwise one of what is there. Raises
     InputError for an unknown name, data that are not there, and data that are not those of the manifest.
     """
     benchmark = find_benchmark(name)
@@ -116,13 +155,42 @@ def open_benchmark(name: str, root: Path, out: Path, draws: int = DRAWS) -> Open
     if path.is_file():
         manifest = read_manifest(path)
     elif committed is None:
-        manifest = fix_manifest(benchmark, selection.sequences, out, draws)
+        manifest = _made(benchmark, selection, draws)
     else:
         manifest = Manifest(name, tuple(draw for draw in committed.draws if draw.draw < draws))
-    missing = check_manifest(manifest, selection.sequences)
-    if not path.is_file():
-        write_manifest(path, manifest)
-    return Opened(benchmark, root, manifest, selection.sequences, (*missing, *selection.missing))
+    return Opened(benchmark, manifest, selection.sequences, check_manifest(manifest, selection.sequences))
+
+
+def methods_called(names: str) -> tuple[str, ...]:
+    """Methods by names separated by commas. Raises InputError for none."""
+    methods = tuple(filter(None, (part.strip() for part in names.split(","))))
+    if not methods:
+        raise InputError("no method given; expected models, classical, identity, or samples:NAME")
+    return methods
+
+
+def check_labels(methods: Iterable[str]) -> None:
+    """Raise InputError for methods that cannot be told apart, or whose names are no names of folders."""
+    methods = tuple(methods)
+    labels = [label_of(method) for method in methods]
+    for method, label in zip(methods, labels):
+        if label in ("", ".", "..") or Path(label).name != label:
+            raise InputError(f"method {method!r}: would be called {label!r}; expected NAME=FILE with a plain name")
+    twice = [label for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise InputError(f"more than one method would be called {', '.join(twice)}: tell them apart by NAME=FILE")
+
+
+def check_method(method: str, out: Path, device: str | None = None) -> None:
+    """Raise a Flow3rError, before anything is measured, for a method that is not there."""
+    if method.startswith(SAMPLES):
+        folder = out / "samples" / label_of(method)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; {method} needs samples there (docs/evaluation.md)")
+    elif method in BUILT_IN:
+        _ = method_called(method, device=device).fingerprint  # which asks for the packages that it needs
+    else:
+        find_weights(method.rpartition("=")[2])
 
 
 @dataclass(frozen=True)
@@ -154,14 +222,6 @@ def _sequences(benchmark: str, root: Path) -> Mapping[str, Sequence]:
 
 
 @dataclass(frozen=True)
-class Line:
-    """What became of one method on one benchmark, for people."""
-
-    text: str
-    failures: int
-
-
-@dataclass(frozen=True)
 class Run:
     """Methods, as `method_called` has them, on benchmarks whose data lie below `root`; everything is kept in `out`."""
 
@@ -178,20 +238,42 @@ class Run:
     device: str | None = None
     pictures: bool = True  # in the report
 
+    def check(self, predicting: bool = True) -> None:
+        """Raise a Flow3rError for settings that cannot be meant, and for methods that are not there."""
+        least = {"draws": self.draws, "workers": self.workers, "budget": 1 if self.budget is None else self.budget}
+        for name, value in least.items():
+            if value < 1:
+                raise InputError(f"{name} {value}: expected at least 1")
+        if self.gpus < 0:
+            raise InputError(f"gpus {self.gpus:g}: expected at least 0")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"{self.out}: is a file; expected a folder to write into, existing or not")
+        if predicting and self.where != "ray":
+            choose_device(self.device)
+        check_labels(self.methods)
+        for method in self.methods:
+            if predicting or method.startswith(SAMPLES):
+                check_method(method, self.out, self.device)
+
     def measure(self, predicting: bool = True, scoring: bool = True) -> Iterator[Line]:
-        """Stages 1 and 2, of what is not done yet. Each sample is scored while the next is predicted."""
-        for name in self.benchmarks:
-            opened = open_benchmark(name, self.root, self.out, self.draws)
-            if opened.missing:
-                yield Line(f"{name}: missing: {', '.join(opened.missing)}", 0)
-            for skipped, reason in opened.manifest.skipped.items():
-                yield Line(f"{name}: skipped {skipped}: {reason}", 0)
-            for method in self.methods:
-                yield self._measured(opened, method, predicting, scoring)
+        """Stages 1 and 2, of what is not done yet. Each sample is scored while the next is predicted.
+
+        Nothing is written before all settings, methods, data and manifests have been found to be usable.
+        """
+        self.check(predicting)
+        opened = [open_benchmark(name, self.root, self.out, self.draws) for name in self.benchmarks]
+        for each in opened:
+            path = manifest_path(self.out, each.benchmark.name)
+            if not path.is_file():
+                write_manifest(path, each.manifest)
+            yield from each.lines()
+        for method in self.methods:
+            for each in opened:
+                yield self._measured(each, method, predicting, scoring)
 
     def _measured(self, opened: Opened, method: str, predicting: bool, scoring: bool) -> Line:
         benchmark, label = opened.benchmark, label_of(method)
-        samples, made, reasons = samples_folder(self.out, label, benchmark.name), 0, {}
+        samples, made, rows, reasons = samples_folder(self.out, label, benchmark.name), 0, 0, {}
 
         def arriving() -> Iterator[Draw]:
             nonlocal made
@@ -202,21 +284,20 @@ class Run:
                 yield done.draw
 
         draws = arriving() if predicting and not method.startswith(SAMPLES) else iter(opened.manifest.draws)
-        rows = 0
         if scoring:
-            profile = self.profile or benchmark.profile
-            options = {"profile": self.profile, "budget": self.budget, "workers": self.workers, "draws": draws}
-            file = scores_path(self.out, label, benchmark.name, profile)
-            for row in score(benchmark, opened.manifest, self.root, samples, file, **options):
+            file = scores_path(self.out, label, benchmark.name, self.profile or benchmark.profile)
+            options = {"profile": self.profile, "budget": self.budget, "workers": self.workers}
+            options |= {"sequences": opened.sequences, "draws": draws}
+            for _ in score(benchmark, opened.manifest, self.root, samples, file, **options):
                 rows += 1
-                if row["failed"]:
-                    reasons[row["sequence"], row["draw"]] = row["failed"]
+            reasons |= {(row["sequence"], row["draw"]): row["failed"] for row in read_rows(file) if row["failed"]}
         else:
             for _ in draws:
                 pass
         said = [f"{label} on {benchmark.name}: {made} predicted, {rows} scored, of {len(opened.manifest.draws)}"]
-        said += [f"  failed: {sequence} {draw}: {reason}" for (sequence, draw), reason in reasons.items()]
-        return Line("\n".join(said), len(reasons))
+        failed = [f"  failed: {sequence} {draw}: {reason}" for (sequence, draw), reason in sorted(reasons.items())]
+        more = [f"  and {len(failed) - FEW} more"] if len(failed) > FEW else []
+        return Line("\n".join(said + failed[:FEW] + more), len(reasons))
 
     def _predicted(self, opened: Opened, method: str, folder: Path) -> Iterator[Predicted]:
         """Stage 1 of one method on one benchmark, here, in other processes, or on Ray."""
@@ -224,20 +305,26 @@ class Run:
             yield from predict(_method(method, self.device), opened.manifest.draws, opened.sequences, folder)
             return
         draws = opened.manifest.draws
+        root, folder = self.root.resolve(), folder.resolve()  # other processes may start elsewhere
         shares = (
-            Share(method, self.device, opened.benchmark.name, self.root, folder, draws[first : first + PER_SHARE])
+            Share(method, self.device, opened.benchmark.name, root, folder, draws[first : first + PER_SHARE])
             for first in range(0, len(draws), PER_SHARE)
         )
         for done in in_parallel(predict_share, shares, where=self.where, workers=self.workers, gpus=self.gpus):
             yield from done
 
     def report(self) -> tuple[Path, ...]:
-        """Stage 3: tables in all formats and the page with pictures, of all that has been scored."""
+        """Stage 3: tables in all formats and the page with pictures, of all that has been scored.
+
+        Raises InputError where nothing has been.
+        """
         results = self.results()
+        if not results:
+            raise InputError(f"{self.out}: nothing has been scored there; expected scores/<method>/<benchmark>.jsonl")
         written = write_tables(results, self.out / "report")
         if not self.pictures:
             return written
-        return (*written, write_page(results, self.out / "report", self._show, sheets=paper_sheets(results)))
+        return (*written, write_page(results, self.out / "report", self._show, sheets=all_sheets(results)))
 
     def results(self) -> tuple[Results, ...]:
         """All that has been scored, the methods in the order of this run."""
@@ -259,3 +346,10 @@ def label_of(method: str) -> str:
     """What a method is called in files and tables: what stands before `=`, or the last part of its path."""
     label, _, weights = method.removeprefix(SAMPLES).rpartition("=")
     return label or Path(weights).name
+
+
+def _few(names: Iterable[str]) -> str:
+    """How many, and the first of them."""
+    names = list(names)
+    more = f", and {len(names) - FEW} more" if len(names) > FEW else ""
+    return f"{len(names)}: {', '.join(names[:FEW])}{more}"
