@@ -157,6 +157,12 @@ def test_the_best_is_marked_among_means_of_the_same_sequences_and_fewer_are_coun
     assert "MSE / s ↓ <small>n = 1, 0</small>" in partial and "2 of 3" in partial
 
 
+def test_points_that_a_method_does_not_give_are_counted_beside_those_that_it_does():
+    whole = results("whole", values={"dropped": 0.0})
+    alone, beside = measures_table([whole]), measures_table([whole, results("partial", values={"dropped": 60.0})])
+    assert "points dropped" in alone.partition("<details>")[2] and "points dropped" in beside.partition("<details>")[0]
+
+
 def test_hostile_names_are_text(tmp_path):
     of = manifest("rooms", 1, draws=1)
     draw = type(of.draws[0])(**{**vars(of.draws[0]), "sequence": HOSTILE})

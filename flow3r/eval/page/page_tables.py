@@ -9,6 +9,7 @@ from flow3r.eval.tables.typeset import Sheet, arrow, method_name, number
 
 CHOSEN_BY = ("mse", "auc@30", "ate", "abs_rel", "aepe")  # the first measure that the first method has
 BEST = ' class="best"'
+DROPPED = "dropped"  # the column of points that are not finite
 
 
 def headline(results: Results) -> dict[str, Measured]:
@@ -25,14 +26,19 @@ def listed_measure(results: Sequence[Results]) -> str | None:
 
 
 def measures_table(results: list[Results]) -> str:
-    """Measures by methods: means of the headline draws, other readings of a measure folded away."""
+    """Measures by methods: means of the headline draws, other readings of a measure folded away.
+
+    Points that a method does not give are left out of its MSE, so that their share stands beside it if there are any.
+    """
     columns = [name for name in COLUMNS if any(name in r.columns for r in results)]
+    shown = {name for name in columns if COLUMNS[name].main}
+    shown |= {DROPPED} if any(r.headline.mean(DROPPED) for r in results) else set()
     counts = "".join(f"<td>{len(r.headline.scores)} of {r.expected}</td>" for r in results)
     fails = "".join(f"<td>{sum(bool(m.failed) for m in headline(r).values())}</td>" for r in results)
     said = f"profile {results[0].profile}, mean of the first draw of every sequence"
     counted = f"<tr><td>sequences</td>{counts}</tr><tr><td>of which failed</td>{fails}</tr>"
-    table = _table(results, counted + _means(results, [c for c in columns if COLUMNS[c].main]), said)
-    others = [c for c in columns if not COLUMNS[c].main]
+    table = _table(results, counted + _means(results, [c for c in columns if c in shown]), said)
+    others = [c for c in columns if c not in shown]
     if others:
         folded = _table(results, _means(results, others), said)
         summary = f"{len(others)} further measures, profile {html.escape(results[0].profile)}"
