@@ -51,12 +51,22 @@ class Sample:
         return points.shape[1:3]
 
     def prediction(self) -> Prediction:
-        """As a batch of one scene."""
-        poses = torch.from_numpy(self.world_from_camera)[None]
-        local, world = (
-            None if points is None else torch.from_numpy(np.asarray(points, dtype=np.float32))[None]
-            for points in (self.local_points, self.world_points)
-        )
+        """As a batch of one scene, in single precision but for the poses.
+
+        The world's origin is moved among the cameras, since single precision loses what lies far from it: to the
+        median of the finite camera centres, which one wild camera does not carry away.
+        """
+        poses = torch.from_numpy(self.world_from_camera.astype(np.float64))[None]
+        finite = np.isfinite(self.world_from_camera).all((1, 2))
+        origin = torch.zeros(3, dtype=torch.float64)
+        if finite.any():
+            origin = torch.from_numpy(np.median(self.world_from_camera[finite, :3, 3], axis=0))
+        poses[..., :3, 3] -= origin
+        local = world = None
+        if self.local_points is not None:
+            local = torch.from_numpy(self.local_points.astype(np.float32))[None]
+        if self.world_points is not None:
+            world = (torch.from_numpy(self.world_points.astype(np.float64))[None] - origin).float()
         flow = None
         if self.flow is not None:
             pairs = torch.from_numpy(self.pairs.astype(np.int64))[None]

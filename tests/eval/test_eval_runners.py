@@ -72,7 +72,7 @@ def assert_perfect(sample: Sample, views: list[int]) -> None:
     assert (apply_similarity(similarity, found.reshape(-1, 3)) - truth.reshape(-1, 3)).abs().max() < 1e-5
     scale, rotation, _ = similarity
     assert scale.item() == pytest.approx(1 / SCALE, rel=1e-5)
-    centres = apply_similarity(similarity, torch.from_numpy(sample.world_from_camera[:, :3, 3]))
+    centres = apply_similarity(similarity, prediction.world_from_camera[0, :, :3, 3])
     assert np.allclose(centres, POSES[views, :3, 3], atol=1e-5)
     assert np.allclose(rotation.numpy() @ sample.world_from_camera[:, :3, :3], POSES[views, :3, :3], atol=1e-5)
 

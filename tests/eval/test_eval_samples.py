@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from synthetic_room import intrinsics_of, walk
 
 from flow3r.errors import InputError
 from flow3r.eval.samples import FORMAT, Sample, read_sample, write_sample
 
 H, W, N = 6, 8, 3
+POINT_MAPS = ("local_points", "world_points")
 
 
 def a_sample(seed: int = 0) -> Sample:
@@ -42,10 +44,53 @@ def test_what_is_written_is_read(tmp_path):
     assert read.world_points is None
 
 
-def test_world_points_and_local_points_say_the_same(tmp_path):
-    from_local = a_sample().prediction()
-    from_world = replace(a_sample(), local_points=None, world_points=from_local.world_points[0].numpy()).prediction()
+def world_of(sample: Sample) -> np.ndarray:
+    """The world points that the sample's local points and poses say, in double precision."""
+    points = sample.local_points.astype(np.float64)
+    rotation, centre = sample.world_from_camera[:, :3, :3], sample.world_from_camera[:, :3, 3]
+    return np.einsum("nij,nhwj->nhwi", rotation, points) + centre[:, None, None]
+
+
+def test_world_points_and_local_points_say_the_same():
+    sample = a_sample()
+    from_local = sample.prediction()
+    from_world = replace(sample, local_points=None, world_points=world_of(sample)).prediction()
     np.testing.assert_allclose(from_world.local_points, from_local.local_points, atol=1e-5)
+    np.testing.assert_allclose(from_world.world_points, from_local.world_points, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", ["local_points", "world_points"])
+@pytest.mark.parametrize("lost", [(), (1,)])
+def test_a_world_whose_origin_is_far_away_has_the_same_points(given, lost):
+    near = replace(a_sample(), world_points=world_of(a_sample()))
+    shift = np.array([1e5, -1e5, 1e5])
+    poses = near.world_from_camera.copy()
+    poses[:, :3, 3] += shift
+    far = replace(near, world_from_camera=poses, world_points=near.world_points + shift)
+    near, far = (replace(one, **{name: None for name in POINT_MAPS if name != given}) for one in (near, far))
+    near.world_from_camera[list(lost)] = far.world_from_camera[list(lost)] = np.nan
+    near, far = near.prediction(), far.prediction()
+    np.testing.assert_allclose(far.local_points, near.local_points, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(far.world_points, near.world_points, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(far.world_from_camera, near.world_from_camera, atol=1e-9)
+    assert far.world_points.isfinite().any() and far.world_from_camera.dtype == torch.float64
+
+
+def test_one_wild_camera_does_not_cost_the_others_their_precision():
+    sample = a_sample()
+    poses = sample.world_from_camera.copy()
+    poses[2, :3, 3] = 1e12
+    wild = replace(sample, world_from_camera=poses).prediction()
+    between = sample.prediction().world_points[0, 1] - sample.prediction().world_points[0, 0]
+    np.testing.assert_allclose(wild.world_points[0, 1] - wild.world_points[0, 0], between, atol=1e-5)
+
+
+def test_without_a_single_camera_points_of_the_world_stay():
+    sample = a_sample()
+    blind = replace(
+        sample, world_points=world_of(sample), local_points=None, world_from_camera=np.full((N, 4, 4), np.nan)
+    )
+    np.testing.assert_allclose(blind.prediction().world_points[0], world_of(sample), rtol=1e-6)
 
 
 def test_depth_with_intrinsics_stands_for_points_and_zero_for_none(tmp_path):
