@@ -150,7 +150,7 @@ def test_what_a_partial_dataset_lacks_is_named(root: Path, tmp_path: Path):
         sintel.select(tmp_path)
     with pytest.raises(InputError, match=r"kinetics700_megasam: .* needs MegaSaM's results on Kinetics-700-2020"):
         find_benchmark("kinetics700").select(tmp_path)
-    with pytest.raises(InputError, match=r"labels/spatialvid: .* needs a label store of SpatialVID"):
+    with pytest.raises(InputError, match=r"labels/spatialvid: .* a label store of SpatialVID \(made by: flow3r label"):
         find_benchmark("spatialvid").select(tmp_path)
     with pytest.raises(InputError, match=r"none of the sequences of sintel \(cave_2\); 2 others there"):
         replace(sintel, chosen=("cave_2",)).select(root)

@@ -111,7 +111,6 @@ class Benchmark:
     sampling: Sampling
     measures: tuple[str, ...]  # groups of columns: pose, points, normals, depth, flow
     labels_vary: bool = False  # a group whose labels a sequence lacks is not measured of it, instead of failing
-    dynamic: bool = False  # something moves
     profile: Literal["flow3r", "pi3"] = "flow3r"
     points: PointProfile = FLOW3R
     farthest: float | None = None  # depth beyond it is not scored, in the dataset's unit
@@ -176,7 +175,9 @@ class Benchmark:
 
     def _needs(self) -> str:
         if self.pseudo == LABELS:
-            return f"a label store of {DATASETS[self.dataset].title} (flow3r label)"
+            store = f"a label store of {DATASETS[self.dataset].title}"
+            make = f"flow3r label ROOT/{self.dataset} --dataset {self.dataset} -o ROOT/{LABELS}/{self.dataset}"
+            return f"{store} (made by: {make} --teacher ufm)"
         reader = self.variant or DATASETS[MEGASAM if self.pseudo == MEGASAM else self.dataset]
         of = f" on {DATASETS[self.dataset].title}" if self.pseudo == MEGASAM else ""
         return f"{reader.title}{of}: {reader.layout}"

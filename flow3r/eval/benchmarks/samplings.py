@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEED = "flow3r-eval-v1"  # spec 2.11; a change of any sampling below changes this name
+SEED = "flow3r-eval-v1"  # ours; a change of any sampling below changes this name
 
 
 class Lot:
@@ -27,7 +27,7 @@ class Lot:
 
 @dataclass(frozen=True)
 class Strides:
-    """`count` frames in order, evenly spaced: a stride, then a start, are drawn uniformly (paper A.3, spec 2.11).
+    """`count` frames in order, evenly spaced: a stride, then a start, are drawn uniformly (paper A.3; start: ours).
 
     Strides that do not fit are left out; where none fits, it is the largest stride that does. Of fewer frames than
     `count`, but at least `fewest`, all are taken.
