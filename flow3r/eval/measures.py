@@ -19,7 +19,7 @@ from flow3r.metrics.pose import PairErrors, pair_scores, relative_pose_errors, t
 from flow3r.types import Prediction, Views
 
 DEFINITION = 1  # of all measures: raised whenever the same prediction would get another number
-STATIC_BASELINE = 1e-3  # of s; spec: a shorter true baseline has no direction worth scoring
+STATIC_BASELINE = 1e-3  # of s; ours: a shorter true baseline has no direction worth scoring
 THRESHOLDS = (5, 10, 15, 30)  # degrees; the paper prints 30, π³ 5, 15 and 30
 AUC_LIMITS = (5, 15, 30)  # degrees, π³; the paper prints 30
 ALIGNMENTS = {  # of depth -> the end of its columns' names

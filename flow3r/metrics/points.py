@@ -37,7 +37,7 @@ class PointProfile:
     robust: bool = False  # align by the least sum of distances: a second opinion on moving scenes, in no main table
 
 
-FLOW3R = PointProfile()  # spec, section 0: no ICP, lengths in units of s
+FLOW3R = PointProfile()  # ours, after DiffusionSfM: no ICP, lengths in units of s
 PI3 = PointProfile(unit="truth", icp_gate=0.1, normals=True)  # π³'s evaluation: metres, ICP with a gate of 10 cm
 
 

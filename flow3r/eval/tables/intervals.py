@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-RESAMPLES = 10_000  # spec, section 3
+RESAMPLES = 10_000  # ours
 LEVEL = 0.95
 SEED = 0  # ours: the same rows give the same interval
-FEW = 10  # spec, section 3: below this an interval needs a caveat (Bonn 5 sequences, NRGBD 9)
+FEW = 10  # ours: below this an interval needs a caveat (Bonn 5 sequences, NRGBD 9)
 CHUNK = 2_000_000  # resampled sequences at a time: 16 MB
 
 Values = Mapping[str, Mapping[int, float]]  # of one measure: sequence -> draw -> value
