@@ -1,13 +1,12 @@
 """Stage 2: samples against the truth, one JSON row for each draw of a manifest. Rows that are there stay.
 
 A row is {benchmark, dataset, sequence, draw, stride, frames, profile, budget, sample_sha256, manifest_sha256,
-truth_sha256, definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the definitions alone: it
-holds no times, and is computed on one thread, whatever runs beside it.
+truth_sha256, definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the
+definitions alone: it holds no times, and is computed on one thread, whatever runs beside it.
 """
 
 import functools
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,30 +16,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from flow3r.data.frame import Frame, Sequence
+from flow3r.data.frame import Sequence
 from flow3r.data.labels import LabelStore
-from flow3r.errors import Flow3rError, InputError
+from flow3r.errors import InputError
 from flow3r.eval.benchmarks import find_benchmark
 from flow3r.eval.benchmarks.benchmark import LABELS, Benchmark
-from flow3r.eval.benchmarks.labelled_segments import FlowLabelled
 from flow3r.eval.benchmarks.manifests import Draw, Manifest
-from flow3r.eval.frames import flow_on_grid, labels_on_grid
 from flow3r.eval.measures import DEFINITION, Protocol, score_scene
 from flow3r.eval.parallel import Where, in_parallel
 from flow3r.eval.predict import failure_path, row_sha256, sample_path
 from flow3r.eval.report import Score
 from flow3r.eval.samples import Sample, read_sample
+from flow3r.eval.truth import Truth, no_prediction, worst_of_any_truth
 from flow3r.files import sha256_of_file, sha256_of_json, write_text
 from flow3r.metrics.points import FLOW3R, PI3
 from flow3r.types import Flow, Prediction, Views
 
 Profile = Literal["flow3r", "pi3"]
-NEEDED = {  # group of measures -> the labels that it cannot do without
-    "pose": ("world_from_camera",),
-    "points": ("depth", "intrinsics", "world_from_camera"),
-    "depth": ("depth",),
-    "flow": ("flow",),
-}
 KEY = ("sequence", "draw", "sample_sha256", "manifest_sha256", "truth_sha256", "profile", "budget", "definition")
 NO_TRUTH = "no truth: "  # how the reason of such a failure begins
 UNREAD = "unread"  # in the place of truth_sha256 where no truth could be read: such a row is never done
@@ -114,7 +106,7 @@ def score(
 
 
 def truth_sha256(benchmark: Benchmark, root: Path) -> str:
-    """Of the names and sizes of the files that a pseudo truth is kept in, and of how labels were made; "" for a release.
+    """Of the files that hold a pseudo truth, by name and size, and of how labels were made; "" for a release.
 
     Rows of another pseudo truth are scored again.
     """
@@ -221,7 +213,7 @@ def _one_thread() -> Iterator[None]:
 
 def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], labels_vary: bool) -> tuple[Score, str]:
     """The score of a draw and why it failed, "" for an ordinary one."""
-    draw, truth = task.draw, _Truth(task.draw, protocol, sequences, labels_vary)
+    draw, truth = task.draw, Truth(task.draw, protocol, sequences, labels_vary)
     if truth.fault:
         worst = worst_of_any_truth(protocol, len(draw.frames))
         return Score(draw.sequence, worst), f"{NO_TRUTH}{truth.fault}"
@@ -239,62 +231,6 @@ def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], l
     height, width = truth.sizes[0]  # of the frames themselves: no method's grid has more pixels to be wrong by
     views = truth.on_grid(np.stack([np.diag([width / w, height / h, 1.0]) for h, w in truth.sizes]), (height, width))
     return truth.noted(score_scene(no_prediction(views), views, 0, task.budget, protocol)), reason
-
-
-class _Truth:
-    """The labelled frames of a draw; `fault` says why they cannot be used.
-
-    `protocol` is what is measured of them: where labels vary, the groups that they allow.
-    """
-
-    def __init__(self, draw: Draw, protocol: Protocol, sequences: Mapping[str, Sequence], labels_vary: bool) -> None:
-        self.fault, self.flow, self.frames = "", None, []
-        self.protocol, self.notes, self.facts = protocol, {}, {}
-        try:
-            if draw.sequence not in sequences:
-                raise InputError("the dataset lacks the sequence")
-            sequence = sequences[draw.sequence]
-            if len(sequence) != draw.n:
-                raise InputError(f"the sequence has {len(sequence)} usable frames, the manifest says {draw.n}")
-            self.frames = list(sequence.frames(draw.frames))
-            if "flow" in protocol.groups and isinstance(sequence, FlowLabelled):
-                self.flow = sequence.flow_among(draw.frames)
-            views = self.on_grid(np.tile(np.eye(3), (len(self.frames), 1, 1)), (1, 1))
-            lacking = {
-                group: missing
-                for group in protocol.groups
-                if (missing := [label for label in NEEDED.get(group, ()) if getattr(views, label) is None])
-            }
-            labelled = tuple(group for group in protocol.groups if group not in lacking)
-            if lacking and not (labels_vary and labelled):
-                labels = sorted({label for missing in lacking.values() for label in missing})
-                raise InputError(f"its frames have no {', '.join(labels)}")
-            self.protocol = replace(protocol, groups=labelled)
-            self.notes = {f"no {', '.join(missing)}: {group} not measured": 1 for group, missing in lacking.items()}
-            if "depth" in labelled:  # whatever the grid: video depth is also averaged by it
-                self.facts["true_depth_pixels"] = _known_pixels(self.frames, protocol.farthest or math.inf)
-        except Flow3rError as error:
-            self.fault = str(error)
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(H, W) of the frames."""
-        return [frame.image.shape[:2] for frame in self.frames]
-
-    def noted(self, found: Score) -> Score:
-        """The score, with what could not be measured, and what is known of the truth itself."""
-        return replace(found, notes={**self.notes, **found.notes}, facts={**found.facts, **self.facts})
-
-    def on_grid(self, grid_from_image: np.ndarray, size: tuple[int, int]) -> Views:
-        """As views of a grid."""
-        views = labels_on_grid(self.frames, grid_from_image, size)
-        flow = None if self.flow is None else flow_on_grid(self.flow, grid_from_image, size)
-        return replace(views, flow=flow)
-
-
-def _known_pixels(frames: Iterable[Frame], farthest: float) -> int:
-    """Pixels of original frames whose depth is known, and nearer than `farthest`."""
-    return sum(int(((frame.depth > 0) & (frame.depth < farthest)).sum()) for frame in frames)
 
 
 def _checked(task: Task, protocol: Protocol) -> Sample:
@@ -352,44 +288,3 @@ def _nothing_right(found: Score, prediction: Prediction, protocol: Protocol) -> 
     if "flow" in protocol.groups and flow is not None and not flow.displacement.isfinite().any():
         reasons.append("no predicted flow is finite, or of a labelled pair")
     return "; ".join(reasons)
-
-
-def no_prediction(views: Views) -> Prediction:
-    """What scores worst: NaN for everything that a method may give."""
-    nothing = torch.tensor(torch.nan)
-    batch, count, _, height, width = views.images.shape
-    points = nothing.expand(batch, count, height, width, 3)
-    flow = None
-    if views.flow is not None:
-        flow = replace(views.flow, displacement=nothing.expand_as(views.flow.displacement), covisible=None)
-    return Prediction(points, points, world_from_camera=nothing.expand(batch, count, 4, 4), flow=flow)
-
-
-def worst_of_any_truth(protocol: Protocol, count: int) -> dict[str, float]:
-    """The worst values of `count` views that are the same whatever the truth is: those without a unit, mostly.
-
-    They stand where the truth itself cannot be read. Found as what two very different truths agree on.
-    """
-    one, other = (
-        score_scene(no_prediction(views), views, 0, protocol=protocol).values
-        for views in (_any_truth(count, (12, 16), 1), _any_truth(count, (14, 14), 3))
-    )
-    return {
-        name: value
-        for name, value in one.items()
-        if not name.startswith(("ate", "rpe_translation"))  # lengths of the true trajectory, which may agree by chance
-        if math.isclose(value, other.get(name, math.inf), rel_tol=1e-3)
-    }
-
-
-def _any_truth(count: int, size: tuple[int, int], power: int) -> Views:
-    """A slanted wall, seen from `count` cameras that go ever faster, with flow of one pair."""
-    depth = torch.linspace(1, 3, count * size[0] * size[1]).reshape(1, count, *size) ** power
-    poses = torch.eye(4, dtype=torch.float64).repeat(1, count, 1, 1)
-    poses[0, :, 0, 3] = torch.arange(count) ** power
-    poses[0, :, 1, 3] = torch.arange(count) ** 2
-    intrinsics = torch.diag(torch.tensor([10.0, 10.0, 1.0], dtype=torch.float64)).repeat(1, count, 1, 1)
-    still = torch.zeros(1, 1, *size, 2)
-    flow = Flow(torch.zeros(1, 1, 2, dtype=torch.long), still, torch.ones(1, 1, *size))
-    images = torch.zeros(()).expand(1, count, 3, *size)
-    return Views(images, depth, intrinsics, poses, flow=flow)

@@ -1,5 +1,6 @@
 """Stage 2: samples become rows, perfect for the truth, the worst with a reason for whatever is wrong, and resumed."""
 
+import itertools
 import math
 import pickle
 import re
@@ -23,8 +24,9 @@ from flow3r.eval.frames import labels_on_grid
 from flow3r.eval.predict import failure_path, sample_path
 from flow3r.eval.report import COLUMNS
 from flow3r.eval.samples import Sample, read_sample, write_sample
-from flow3r.eval.score import Task, protocol_of, score, worst_of_any_truth
+from flow3r.eval.score import Task, protocol_of, score
 from flow3r.eval.tables.collect import read_rows, results_of
+from flow3r.eval.truth import worst_of_any_truth
 from flow3r.files import write_json
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import transform_maps
@@ -240,13 +242,43 @@ def test_where_labels_vary_each_sequence_is_measured_as_far_as_its_own_allow(tmp
 
 
 def test_the_worst_values_do_not_depend_on_the_truth():
-    for profile in ("flow3r", "pi3"):
+    for profile, count in itertools.product(("flow3r", "pi3"), (2, 3, 4, 8, 10)):
         benchmark = replace(ROOMS, measures=("pose", "points", "normals", "depth", "flow"))
-        values = worst_of_any_truth(protocol_of(benchmark, profile), 4)
+        values = worst_of_any_truth(protocol_of(benchmark, profile), count)
         assert {"rra@5", "f@2", "auc@30", "delta", "within_5px", "aepe_of_diagonal", "dropped"} <= set(values)
-        assert not {"ate", "aepe", "sq_rel", "rmse"} & set(values)
+        assert not {"ate", "ate_of_s", "rpe_translation", "aepe", "sq_rel", "rmse"} & set(values)
         assert ("mse" in values) == (profile == "flow3r")  # metres there
         assert all(math.isfinite(value) for value in values.values())
+
+
+def test_a_truth_that_could_not_be_read_is_looked_for_again(tmp_path):
+    samples = write_oracle(tmp_path / "samples")
+    part = {"a": SEQUENCES["a"]}
+    assert sum(row["failed"].startswith("no truth") for row in run(tmp_path, samples, sequences=part)) == 2
+    assert len(run(tmp_path, samples, sequences=part)) == 2  # those again, and only those
+    found = run(tmp_path, samples)
+    assert {row["sequence"] for row in found} == {"b/c"} and not any(row["failed"] for row in found)
+    assert sorted_lines(tmp_path / "scores.jsonl").count(b"\n") == len(DRAWS) and run(tmp_path, samples) == []
+
+
+def test_another_pseudo_truth_is_scored_against_again(tmp_path):
+    pseudo, folder = replace(ROOMS, pseudo="megasam"), tmp_path / "sintel_megasam"
+    samples = write_oracle(tmp_path / "samples")
+
+    def rows():
+        return list(score(pseudo, MANIFEST, tmp_path, samples, tmp_path / "p.jsonl", sequences=SEQUENCES))
+
+    folder.mkdir()
+    (folder / "a.npz").write_bytes(b"one")
+    assert len(rows()) == len(DRAWS) and not rows()
+    (folder / "a.npz").write_bytes(b"another")
+    assert len(rows()) == len(DRAWS) and not rows()
+    assert sorted_lines(tmp_path / "p.jsonl").count(b"\n") == len(DRAWS)
+
+
+def test_a_sample_made_for_another_sequence_is_refused_where_it_says_so(tmp_path):
+    samples = write_oracle(tmp_path / "samples", DRAWS[:1], spoil=lambda s: replace(s, facts={"row": "other"}))
+    assert "another sequence" in run(tmp_path, samples)[0]["failed"]
 
 
 @pytest.mark.parametrize("cut", [1, 40, 700])
@@ -304,8 +336,8 @@ def test_rows_do_not_depend_on_the_number_of_threads(tmp_path):
 
 
 def test_a_task_travels_to_another_process():
-    task = Task("sintel", Path("root"), DRAWS[0], Path("0.npz"), "ab", "cd", "pi3", None)
-    assert pickle.loads(pickle.dumps(task)) == task and task.key == ("a", 0, "ab", "cd", "pi3", None, 1)
+    task = Task("sintel", Path("root"), DRAWS[0], Path("0.npz"), "ab", "cd", "", "pi3", None)
+    assert pickle.loads(pickle.dumps(task)) == task and task.key == ("a", 0, "ab", "cd", "", "pi3", None, 1)
 
 
 def labelled(tmp_path: Path) -> tuple[dict, Flow]:
