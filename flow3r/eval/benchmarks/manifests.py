@@ -19,7 +19,7 @@ from flow3r.eval.benchmarks.benchmark import Benchmark
 from flow3r.eval.benchmarks.samplings import Lot
 from flow3r.files import sha256_of_bytes, write_json, write_text
 
-DRAWS = 5  # of each sequence (spec 2.11): the first is the headline, all feed the intervals
+DRAWS = 5  # of each sequence; ours: the first is the headline, all feed the intervals
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Manifest:
 def make_manifest(benchmark: Benchmark, sequences: Mapping[str, Sized], draws: int = DRAWS) -> Manifest:
     """Draw frames of every sequence; one draw alone where nothing is random.
 
-    Each draw depends on the names of dataset and sequence, on the number of frames and on its own number alone (spec
-    2.11): of `sequences` only the lengths are asked for, and the labelled pairs where there are any. Sequences with too
-    few frames, and those that cannot be read, are in `skipped`.
+    Each draw depends on the names of dataset and sequence, on the number of frames and on its own number alone: of
+    `sequences` only the lengths are asked for, and the labelled pairs where there are any. Sequences with too few
+    frames, and those that cannot be read, are in `skipped`.
     """
     made, skipped = [], {}
     for name in sorted(sequences):

@@ -16,7 +16,7 @@ from flow3r.eval.report import COLUMNS, Row, Score
 from flow3r.eval.tables.intervals import Interval, Values, mean_intervals
 
 DEPTH, PIXELS = "depth", "true_depth_pixels"  # the group of columns, and the fact that its means may be weighted by
-HEADLINE = 0  # the draw whose mean is printed; all draws feed the intervals (spec 2.11)
+HEADLINE = 0  # the draw whose mean is printed; all draws feed the intervals
 KINDS = {
     "benchmark": str, "dataset": str, "sequence": str, "draw": int, "stride": int, "frames": list, "profile": str,
     "sample_sha256": str, "manifest_sha256": str, "definition": int, "values": dict, "notes": dict, "facts": dict,
@@ -81,7 +81,7 @@ class Results:
     def means_by_pixels(self) -> dict[str, float]:
         """The headline's mean of every measure of depth, each sequence weighted by its pixels of true depth.
 
-        So the references of video depth take it (spec 1.6). Absent where the pixels of a sequence are not known.
+        So the references of video depth take it (π³, CUT3R). Absent where the pixels of a sequence are not known.
         """
         found = {}
         for column in (c for c in self.means if COLUMNS[c].group == DEPTH):

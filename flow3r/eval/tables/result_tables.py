@@ -13,7 +13,7 @@ from flow3r.eval.tables.collect import Results, check_comparable
 from flow3r.eval.tables.intervals import FEW, Interval
 from flow3r.eval.tables.paper import PaperTable, Printed, paper_tables
 
-PAPER_PROFILE = "flow3r"  # spec, section 0: what the paper's tables mean
+PAPER_PROFILE = "flow3r"  # what the paper's tables mean, as docs/evaluation.md reads them
 TRAJECTORY = ("ate", "rpe_translation", "rpe_rotation")  # say little where the true trajectory is degenerate
 LISTED = 10  # ours: sequences that are named in a note
 WIDEST = 9  # measures side by side, as many as in Tables 8 to 15
