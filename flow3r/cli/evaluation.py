@@ -117,20 +117,20 @@ def run(
 ) -> None:
     """Measure methods on benchmarks: predict, score, report. What is done already is not done again.
 
-    The exit code is 1 if a sample failed, which then has the worst scores, or if sequences are missing.
+    samples:NAME is a method of another program, which has written OUT/samples/NAME (docs/evaluation.md). The exit code
+    is 1 if a sample failed, which then has the worst scores, or if sequences are missing.
 
     Args:
         root: Folder that holds a folder for each dataset (flow3r data list).
         out: Folder of the run: manifests, samples, scores, report.
-        methods: Separated by commas: models by name, file or hub id, or NAME=FILE; `classical`; `identity`. A method of
-            another program, whose files are in OUT/samples/NAME, is samples:NAME.
+        methods: Separated by commas: models by name, file or hub id, NAME=FILE, `classical`, `identity`, samples:NAME.
         benchmarks: Names separated by commas, or `paper`, `ablation`, `pi3`, `all`: those whose data are there.
         stages: Some of predict, score, report, separated by commas.
         draws: Of each sequence, when the run's manifests are first made.
         profile: Score points by the definitions of this profile instead of each benchmark's own, into files of its own.
         budget: Points of each cloud whose nearest neighbours are sought; by default all.
-        where: Predict in this process, in others, or on Ray.
-        workers: Processes that predict (not with `here`), and that score.
+        where: Predict in this process, in others, or on Ray, where samples are scored too.
+        workers: Processes that predict (not with `here`), and as many that score.
         gpus: GPUs of a task on Ray.
         device: cpu, cuda, ...; by default CUDA where there is one.
         pictures: Write the page with pictures as well.
@@ -257,13 +257,18 @@ def reproduce(
         raise InputError(f"--stages {stages} in {rank_and_world()[1]} processes: only --stages train is for several")
     rows = tuple(filter(None, beside.split(",")))
     paper = Paper(root, out, scale, teacher, device, rows)
-    steps = {"label": paper.label, "train": paper.train, "evaluate": lambda: paper.evaluate(workers)}
-    for stage in STAGES:
-        for line in steps[stage]() if stage in wanted else ():
+    for stage, work in (("label", paper.label), ("train", paper.train)):
+        for line in work() if stage in wanted else ():
             PRINT.print(escape(line), soft_wrap=True)
-    if "evaluate" in wanted:
-        for page in paper_sheets(paper.results()):
-            PRINT.print(*console(page), sep="\n")
+    failures = 0
+    for line in paper.evaluate(workers) if "evaluate" in wanted else ():
+        PRINT.print(escape(line.text), soft_wrap=True)
+        failures += line.failures
+    for page in paper_sheets(paper.results()) if "evaluate" in wanted else ():
+        PRINT.print(*console(page), sep="\n")
+    if failures:
+        print(f"flow3r: {failures} samples or benchmarks failed, see above", file=sys.stderr)
+        sys.exit(1)
 
 
 def _chosen(stages: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -273,7 +273,8 @@ class Run:
 
     def _measured(self, opened: Opened, method: str, predicting: bool, scoring: bool) -> Line:
         benchmark, label = opened.benchmark, label_of(method)
-        samples, made, rows, reasons = samples_folder(self.out, label, benchmark.name), 0, 0, {}
+        root, out = self.root.resolve(), self.out.resolve()  # other processes may start elsewhere
+        samples, made, rows, reasons = samples_folder(out, label, benchmark.name), 0, 0, {}
 
         def arriving() -> Iterator[Draw]:
             nonlocal made
@@ -287,8 +288,9 @@ class Run:
         if scoring:
             file = scores_path(self.out, label, benchmark.name, self.profile or benchmark.profile)
             options = {"profile": self.profile, "budget": self.budget, "workers": self.workers}
-            options |= {"sequences": opened.sequences, "draws": draws}
-            for _ in score(benchmark, opened.manifest, self.root, samples, file, **options):
+            where = "ray" if self.where == "ray" else "processes"
+            options |= {"sequences": opened.sequences, "draws": draws, "where": where}
+            for _ in score(benchmark, opened.manifest, root, samples, file, **options):
                 rows += 1
             reasons |= {(row["sequence"], row["draw"]): row["failed"] for row in read_rows(file) if row["failed"]}
         else:
@@ -304,8 +306,7 @@ class Run:
         if self.where == "here":
             yield from predict(_method(method, self.device), opened.manifest.draws, opened.sequences, folder)
             return
-        draws = opened.manifest.draws
-        root, folder = self.root.resolve(), folder.resolve()  # other processes may start elsewhere
+        draws, root = opened.manifest.draws, self.root.resolve()
         shares = (
             Share(method, self.device, opened.benchmark.name, root, folder, draws[first : first + PER_SHARE])
             for first in range(0, len(draws), PER_SHARE)
