@@ -1,7 +1,8 @@
 """A teacher's flow for the sequences of a set of worlds, made once, in a store that training reads as any other."""
 
 import json
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore, Refusal, Segment, SegmentInfo
+from flow3r.data.mixture import Source, Wanted
 from flow3r.data.regimes import DOMAINS, FRAMES, SIDE, WorldSet
 from flow3r.data.sampling import label_pairs
 from flow3r.data.transforms import resize_labels
 from flow3r.errors import InputError
 from flow3r.files import sha256_of_bytes
-from flow3r.types import Flow, Teacher
+from flow3r.types import Flow, Teacher, Views
 
 _STRIDES = (0.04, 0.32)  # seconds at 25 frames a second: 1 to 8 frames, about as far as the embedded teacher reaches
 
@@ -43,6 +46,39 @@ def label_set(
 def source_names(worlds: WorldSet) -> frozenset[str]:
     """What a label store calls the worlds of a set."""
     return frozenset(worlds.name_of(number) for number in range(worlds.count))
+
+
+class CorrectedClips(Source):
+    """The clips of a store of a set's labels as they are, but with exact flow: what the teacher's error alone costs.
+
+    Frames, pairs and order are those that `clips` draws; covisible is what the teacher holds for so and is.
+    """
+
+    def __init__(self, worlds: WorldSet, clips: LabelClips):
+        self.worlds, self.clips = worlds, clips
+
+    def counts(self) -> Counter[str]:
+        return self.clips.counts()
+
+    def fit(self, wanted: Wanted, generator: torch.Generator) -> Wanted:
+        return self.clips.fit(wanted, generator)
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        """Raises InputError for a clip of another set, or of worlds beyond the set."""
+        views = self.clips.draw(wanted, generator)
+        if views.flow is None:
+            return views
+        numbers = [self._number(names[0]) for names in views.names]
+        frames = torch.tensor([[int(name.split()[1]) for name in names] for names in views.names])
+        exact = self.worlds.render(numbers, frames, views.flow.pairs, side=views.images.shape[-1]).views.flow
+        covisible = views.flow.covisible * (exact.covisible > 0)
+        return replace(views, flow=Flow(views.flow.pairs, exact.displacement, covisible))
+
+    def _number(self, name: str) -> int:
+        set_name, _, number = name.split()[0].rpartition("/")
+        if set_name != self.worlds.name:
+            raise InputError(f"a clip of {name}; expected the label store of {self.worlds.name}")
+        return int(number)
 
 
 def _digest(worlds: WorldSet, number: int) -> str:

@@ -11,9 +11,9 @@ import torch
 from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore
 from flow3r.data.mixture import Wanted, stream
-from flow3r.data.regime_labels import label_set, source_names
+from flow3r.data.regime_labels import CorrectedClips, label_set, source_names
 from flow3r.data.regimes import FRAMES, SIDE, WorldSet
-from flow3r.errors import LabelStoreError
+from flow3r.errors import InputError, LabelStoreError
 from flow3r.types import Flow, FlowLabels
 
 SET = WorldSet("elsewhere", "unlabelled", 2)
@@ -88,3 +88,26 @@ def test_labelling_that_was_stopped_goes_on(tmp_path: Path):
     teacher = Westward()
     assert len(label_set(SET, teacher, tmp_path).segments()) == 2
     assert teacher.asked == {(FRAMES, 3, 2 * SIDE, 2 * SIDE): 1}
+
+
+def test_corrected_clips_differ_from_the_teachers_in_flow_alone(store: LabelStore):
+    clips = LabelClips(store)
+    wanted = clips.fit(Wanted(0, 3, 3, (56, 56), 4), stream(0, 0, "fit"))
+    taught = clips.draw(wanted, stream(0, 0, "test"))
+    corrected = CorrectedClips(SET, clips).draw(wanted, stream(0, 0, "test"))
+    assert corrected.names == taught.names and corrected.images.equal(taught.images) and not corrected.labelled
+    assert corrected.flow.pairs.equal(taught.flow.pairs)
+    for scene, names in enumerate(taught.names):
+        number, frames = int(names[0].split()[0].split("/")[-1]), [int(name.split()[1]) for name in names]
+        exact = SET.render([number], torch.tensor([frames]), taught.flow.pairs[scene : scene + 1]).views.flow
+        torch.testing.assert_close(corrected.flow.displacement[scene], exact.displacement[0], atol=1e-3, rtol=1e-4)
+        assert corrected.flow.covisible[scene].equal(taught.flow.covisible[scene] * exact.covisible[0])
+    error = (corrected.flow.displacement - taught.flow.displacement).norm(dim=-1)
+    assert error[corrected.flow.covisible > 0].median() > 1
+
+
+def test_clips_of_another_set_are_not_corrected(store: LabelStore):
+    clips = LabelClips(store)
+    wanted = clips.fit(Wanted(0, 1, 2, (56, 56), 2), stream(0, 0, "fit"))
+    with pytest.raises(InputError, match="expected the label store of dynamic/unlabelled"):
+        CorrectedClips(WorldSet("dynamic", "unlabelled", 2), clips).draw(wanted, stream(0, 0, "test"))
