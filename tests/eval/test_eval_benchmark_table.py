@@ -17,6 +17,7 @@ from flow3r.eval.benchmarks import BENCHMARKS, find_benchmark
 from flow3r.eval.benchmarks.benchmark import Part
 from flow3r.eval.benchmarks.manifests import check_manifest, committed_manifest, make_manifest
 from flow3r.eval.benchmarks.paper_rows import PAPER_ROWS
+from flow3r.eval.benchmarks.samplings import EveryNth, RandomFrames, Strides
 from flow3r.metrics.points import FLOW3R, PI3
 
 SINGLE = [name for name, row in BENCHMARKS.items() if row.single_images]
@@ -54,6 +55,24 @@ def test_the_table_holds_the_papers_datasets_under_their_printed_names(repositor
     assert len(titles) == len(PAPER_ROWS)
     assert printed - titles == {"SpatialVID (flow) / OmniWorld (pose, geometry)"}
     assert titles - printed == {"SpatialVID", "TUM-dynamics", "Bonn (poses as tracked)"}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_page_says_of_every_row_its_frames_and_how_far_depth_counts(repository: Path, name: str):
+    page = (repository / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1]]
+    cells, row = [cell.strip() for cell in line.split("|")[1:-1]], BENCHMARKS[name]
+    frames, cap = cells[2], cells[3]
+    if isinstance(row.sampling, Strides) and frames != "the same":
+        assert frames.startswith(f"strides {', '.join(map(str, row.sampling.strides))}")
+    elif isinstance(row.sampling, RandomFrames):
+        assert frames.startswith(f"{row.sampling.count} at random")
+    elif isinstance(row.sampling, EveryNth) and row.sampling.stride > 1:
+        assert f"{row.sampling.stride}th" in frames
+    elif row.single_images:
+        assert frames == "each alone"
+    if "pose" not in row.measures or "points" in row.measures:
+        assert cap.startswith(("-", "MegaSaM's") if row.farthest is None else f"{row.farthest:g}")
 
 
 def test_the_profiles_keep_their_point_errors_and_their_names_apart():
