@@ -66,14 +66,6 @@ def mutual_nearest(
     return answers[0], answers[1]
 
 
-def nearest_distances(
-    prediction: Float[Tensor, "n 3"], truth: Float[Tensor, "m 3"]
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "m"]]:
-    """The distance of every predicted point to the nearest true one, and of every true point to a predicted one."""
-    accuracy, completeness = mutual_nearest(prediction, truth)
-    return accuracy[0], completeness[0]
-
-
 def iterative_closest_point(source: Float[Tensor, "n 3"], target: Float[Tensor, "m 3"], gate: float) -> RigidFit:
     """Point-to-point ICP from the identity, with pairs closer than `gate` (in the points' unit), rigid.
 

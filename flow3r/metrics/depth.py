@@ -1,6 +1,5 @@
 """Errors of depth maps, in float64, after one alignment per sequence (or one per image)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,18 +104,3 @@ def _errors(aligned: Tensor, truth: Tensor, scale: float, shift: float, failed: 
         pixels=truth.numel(),
         failed=failed,
     )
-
-
-def mean_depth_errors(
-    sequences: Sequence[DepthErrors], weight: Literal["pixels", "sequences"] = "pixels"
-) -> dict[str, float]:
-    """Means of the measures over sequences, by name: each weighs its scored pixels (the references) or all alike.
-
-    A sequence without a pixel to score has no weight in either. Raises ValueError where none is left.
-    """
-    scored = [errors for errors in sequences if errors.pixels]
-    if not scored:
-        raise ValueError(f"none of {len(sequences)} sequences has a pixel with a true depth")
-    weights = [errors.pixels if weight == "pixels" else 1 for errors in scored]
-    names = ("abs_rel", "squared_rel", "rmse", "log_rmse", "delta")
-    return {name: sum(w * getattr(errors, name) for w, errors in zip(weights, scored)) / sum(weights) for name in names}

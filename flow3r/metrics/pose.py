@@ -4,7 +4,7 @@ Poses are world_from_camera. A view whose predicted pose is not finite counts as
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -135,17 +135,6 @@ def pair_scores(
         static_pairs=int(errors.static.sum()),
         failed_pairs=int(errors.failed.sum()),
     )
-
-
-def pool_pairs(sequences: Sequence[PairErrors]) -> PairErrors:
-    """The pairs of several sequences as one, as the reference pools them.
-
-    Their scores are the means over sequences where all have as many views. Raises ValueError without a sequence.
-    """
-    if not sequences:
-        raise ValueError("no sequence to pool: expected the pair errors of at least one")
-    names = [field.name for field in fields(PairErrors)]
-    return PairErrors(**{name: torch.cat([getattr(errors, name) for errors in sequences]) for name in names})
 
 
 def trajectory_errors(

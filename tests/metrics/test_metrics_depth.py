@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flow3r.metrics.depth import NEAREST, depth_errors, mean_depth_errors
+from flow3r.metrics.depth import NEAREST, depth_errors
 from flow3r.metrics.robust import scale_and_shift
 
 
@@ -103,19 +103,14 @@ def test_parts_share_one_alignment_and_average_to_the_whole() -> None:
         depth_errors(prediction, truth, everywhere(truth), among=part) for part in (None, dynamic, ~dynamic)
     )
     assert whole.scale == moving.scale == still.scale and moving.pixels + still.pixels == whole.pixels
-    assert mean_depth_errors([moving, still])["abs_rel"] == pytest.approx(whole.abs_rel, rel=1e-12)
-    plain = mean_depth_errors([moving, still], "sequences")
-    assert plain["delta"] == pytest.approx((moving.delta + still.delta) / 2)
+    weighted = (moving.abs_rel * moving.pixels + still.abs_rel * still.pixels) / whole.pixels
+    assert weighted == pytest.approx(whole.abs_rel, rel=1e-12)
 
 
-def test_sequences_without_truth_weigh_nothing_and_say_why() -> None:
+def test_a_sequence_without_truth_has_no_pixels_and_says_why() -> None:
     prediction, truth = depths()
     empty = depth_errors(prediction, 0 * truth, everywhere(truth))
     assert empty.failed and empty.pixels == 0 and empty.abs_rel == 1.0 and math.isnan(empty.rmse)
-    one = depth_errors(prediction, truth, everywhere(truth))
-    assert mean_depth_errors([one, empty])["rmse"] == one.rmse
-    with pytest.raises(ValueError, match="none of 1"):
-        mean_depth_errors([empty])
 
 
 @pytest.mark.parametrize("alignment", ["scale", "scale_and_shift", "metric", "median"])

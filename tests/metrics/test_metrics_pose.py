@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flow3r.geometry.se3 import from_parts, quaternion_from_rotation, rotation_from_axis_angle
-from flow3r.metrics.pose import pair_scores, pool_pairs, relative_pose_errors, trajectory_errors
+from flow3r.metrics.pose import pair_scores, relative_pose_errors, trajectory_errors
 
 
 def random_poses(views: int, seed: int = 0) -> torch.Tensor:
@@ -119,18 +119,6 @@ def test_strict_leaves_static_pairs_out_of_direction_and_keeps_them_in_rotation(
     everything_static = pair_scores(relative_pose_errors(truth, truth, least_baseline=1e9), "strict")
     assert everything_static.rra == (100.0,) * 3 and everything_static.static_pairs == 6
     assert all(map(math.isnan, (*everything_static.rta, everything_static.auc)))
-
-
-def test_pooled_pairs_score_the_mean_over_sequences_of_equal_length() -> None:
-    errors = [relative_pose_errors(random_poses(5, seed), random_poses(5, seed + 50)) for seed in range(3)]
-    degrees = (5, 10, 15, 30, 90)
-    pooled = pair_scores(pool_pairs(errors), thresholds=degrees)
-    single = [pair_scores(one, thresholds=degrees) for one in errors]
-    assert pooled.pairs == 30 and len(pooled.rra) == 5
-    assert pooled.rra == pytest.approx(np.mean([one.rra for one in single], axis=0))
-    assert pooled.auc == pytest.approx(np.mean([one.auc for one in single]))
-    with pytest.raises(ValueError, match="no sequence"):
-        pool_pairs([])
 
 
 def test_a_pose_that_is_not_finite_fails_its_pairs_and_no_others() -> None:
