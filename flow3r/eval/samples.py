@@ -4,7 +4,8 @@ docs/evaluation.md states the contract for other methods' authors; `read_sample`
 """
 
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from flow3r.types import Flow, Prediction
 
 FORMAT = "flow3r-sample-1"
 POINTS = ("local_points", "world_points", "depth")  # of which a file has one
+HOW = "write it by numpy.savez, from arrays of numbers and texts alone"
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,7 @@ def read_sample(path: str | Path) -> Sample:
 
     Raises InputError, naming the file and all that is wrong in it, if it does not keep the contract.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: not a readable .npz of arrays: {error}") from error
+    found = _arrays(path)
     wrong = list(_faults(found))
     if wrong:
         raise InputError(f"{path}: does not keep the contract of docs/evaluation.md: " + "; ".join(wrong))
@@ -127,15 +125,46 @@ def read_sample(path: str | Path) -> Sample:
 
 
 def read_facts(path: str | Path) -> Mapping[str, Any]:
-    """The facts of a file alone. Raises InputError for a file that cannot be read."""
+    """The facts of a file alone. Raises InputError for a file that cannot be read, or that has no facts."""
+    facts = _object(_arrays(path, ("facts",)).get("facts", ""))
+    if facts is None:
+        raise InputError(f"{path}: not a sample with facts: 'facts' is no JSON object")
+    return facts
+
+
+def _arrays(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of a file, or those of these names that it has. Raises InputError for anything but an .npz of plain
+    arrays; nothing in the file is ever executed."""
     try:
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK":
+                raise InputError(f"{path}: not a readable .npz of arrays, but a file of another format: {HOW}")
         with np.load(path, allow_pickle=False) as archive:
-            return json.loads(str(archive["facts"]))
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: not a sample with facts: {error}") from error
+            found = {name: archive[name] for name in archive.files if names is None or name in names}
+    except OSError as error:
+        raise InputError(f"{path}: not a readable .npz of arrays: {error}") from error
+    except (BadZipFile, EOFError, KeyError, RuntimeError, zlib.error) as error:
+        raise InputError(f"{path}: not a readable .npz of arrays, but torn or damaged ({error}): {HOW}") from error
+    except ValueError as error:  # numpy's own words propose to load the file all the same
+        raise InputError(
+            f"{path}: not a readable .npz of arrays: objects or damaged arrays are in it: {HOW}"
+        ) from error
+    strange = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        raise InputError(f"{path}: not a readable .npz of arrays: {', '.join(strange)} is no array: {HOW}")
+    return found
 
 
-def _faults(found: Mapping[str, np.ndarray]):
+def _object(text: np.ndarray | str) -> dict[str, Any] | None:
+    """The JSON object that a text says; None if it says none."""
+    try:
+        said = json.loads(str(text))
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _faults(found: Mapping[str, np.ndarray]) -> Iterator[str]:
     """What is wrong with the arrays of a file, in words."""
     if str(found.get("format", "absent")) != FORMAT:
         yield f"'format' is {found.get('format', 'absent')!s}, expected {FORMAT}"
@@ -158,21 +187,44 @@ def _faults(found: Mapping[str, np.ndarray]):
     if "flow" in found or "pairs" in found:
         pairs = found["pairs"].shape[0] if "pairs" in found and found["pairs"].ndim == 2 else -1
         expected |= {"pairs": (pairs, 2), "flow": (pairs, *grid, 2)}
+    sound = set()
     for name, shape in expected.items():
-        if name in ("pairs", "flow") and name not in found:
-            yield f"'{name}' is missing: flow needs both 'flow' and 'pairs'"
-        elif name in found and (found[name].shape != shape or -1 in shape):
+        kind, said = ("iu", "integers") if name in ("frames", "pairs") else ("f", "floats")
+        if name not in found:
+            if name in ("pairs", "flow"):
+                yield f"'{name}' is missing: flow needs both 'flow' and 'pairs'"
+        elif found[name].shape != shape or -1 in shape:
             yield f"'{name}' is {found[name].shape}, expected {shape}"
-        elif name in found and found[name].dtype.kind not in ("iu" if name in ("frames", "pairs") else "f"):
-            yield f"'{name}' holds {found[name].dtype}, expected " + (
-                "integers" if name in ("frames", "pairs") else "floats"
-            )
+        elif found[name].dtype.kind not in kind:
+            yield f"'{name}' holds {found[name].dtype}, expected {said}"
+        else:
+            sound.add(name)
     if "depth" in found and "intrinsics" not in found:
         yield "'depth' needs 'intrinsics'"
-    if not np.isfinite(found["grid_from_image"]).all():
-        yield "'grid_from_image' is not finite"
-    if "facts" in found:
-        try:
-            json.loads(str(found["facts"]))
-        except ValueError:
-            yield "'facts' is not JSON"
+    yield from _faulty_values({name: found[name] for name in sound}, count)
+    if "facts" in found and _object(found["facts"]) is None:
+        yield "'facts' is no JSON object"
+
+
+def _faulty_values(found: Mapping[str, np.ndarray], count: int) -> Iterator[str]:
+    """What is wrong with the values of arrays of the right shapes and types, of `count` views."""
+    if "world_from_camera" in found:
+        poses = found["world_from_camera"]
+        last = poses[np.isfinite(poses).all((1, 2)), 3]
+        if not np.allclose(last, [0, 0, 0, 1], rtol=0, atol=1e-6):
+            yield "'world_from_camera' has poses whose last row is not (0, 0, 0, 1)"
+    if "grid_from_image" in found:
+        grids = found["grid_from_image"]
+        if not np.isfinite(grids).all():
+            yield "'grid_from_image' is not finite"
+        elif not _crops_and_resizes(grids):
+            yield "'grid_from_image' is no crop and resize: expected [[a, 0, b], [0, c, d], [0, 0, 1]] with a, c > 0"
+    if "pairs" in found and not ((found["pairs"] >= 0) & (found["pairs"] < count)).all():
+        yield f"'pairs' are not of views 0..{count - 1}"
+
+
+def _crops_and_resizes(grids: Float[np.ndarray, "N 3 3"]) -> bool:
+    """Whether all are [[a, 0, b], [0, c, d], [0, 0, 1]] with a, c > 0."""
+    fixed = grids[:, [0, 1, 2, 2, 2], [1, 0, 0, 1, 2]]
+    sides = grids[:, [0, 1], [0, 1]]
+    return bool((sides > 0).all() and np.allclose(fixed, [0, 0, 0, 0, 1], rtol=0, atol=1e-9))

@@ -1,7 +1,9 @@
 """The file between prediction and score keeps what was written, and refuses what breaks its contract."""
 
 import json
+import pickle
 from dataclasses import replace
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from synthetic_room import intrinsics_of, walk
 
 from flow3r.errors import InputError
-from flow3r.eval.samples import FORMAT, Sample, read_sample, write_sample
+from flow3r.eval.samples import FORMAT, Sample, read_facts, read_sample, write_sample
 
 H, W, N = 6, 8, 3
 POINT_MAPS = ("local_points", "world_points")
@@ -117,7 +119,16 @@ def test_depth_with_intrinsics_stands_for_points_and_zero_for_none(tmp_path):
         ({"flow": np.zeros((1, H, W, 2), np.float32)}, "'flow' is"),
         ({"frames": np.zeros(N)}, "expected integers"),
         ({"grid_from_image": np.full((N, 3, 3), np.nan)}, "not finite"),
-        ({"facts": np.array("{")}, "not JSON"),
+        ({"grid_from_image": np.tile(np.diag([-1.0, 1.0, 1.0]), (N, 1, 1))}, "no crop and resize"),
+        ({"grid_from_image": np.tile(np.eye(3)[[1, 0, 2]], (N, 1, 1))}, "no crop and resize"),
+        ({"grid_from_image": np.tile(np.diag([1.0, 1.0, 2.0]), (N, 1, 1))}, "no crop and resize"),
+        ({"grid_from_image": np.tile(np.array([[1.0, 0.1, 0], [0, 1, 0], [0, 0, 1]]), (N, 1, 1))}, "no crop and"),
+        ({"grid_from_image": np.full((N, 3, 3), "a")}, "'grid_from_image' holds <U1, expected floats"),
+        ({"world_from_camera": walk(N).swapaxes(1, 2)}, "last row is not"),
+        ({"pairs": np.array([[0, 1], [2, N]])}, "'pairs' are not of views 0..2"),
+        ({"pairs": np.array([[0, 1], [-1, 0]])}, "'pairs' are not of views 0..2"),
+        ({"facts": np.array("{")}, "'facts' is no JSON object"),
+        ({"facts": np.array('["weights"]')}, "'facts' is no JSON object"),
     ],
 )
 def test_a_broken_contract_is_named(tmp_path, change, said):
@@ -128,13 +139,58 @@ def test_a_broken_contract_is_named(tmp_path, change, said):
         read_sample(tmp_path / "b.npz")
 
 
-def test_no_pickle_and_no_torn_file_is_read(tmp_path):
-    np.savez(tmp_path / "pickle.npz", format=np.array({"a": 1}, dtype=object))
-    write_sample(tmp_path / "whole.npz", a_sample())
-    (tmp_path / "torn.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-200])
-    for name in ("pickle", "torn", "absent"):
-        with pytest.raises(InputError, match=name):
-            read_sample(tmp_path / f"{name}.npz")
+def test_all_that_is_wrong_is_named_at_once(tmp_path):
+    write_sample(tmp_path / "a.npz", a_sample())
+    wrong = {"pairs": np.array([[0, 1], [2, N]]), "frames": np.zeros(N), "facts": np.array("1")}
+    np.savez(tmp_path / "b.npz", **(arrays_of(tmp_path / "a.npz") | wrong))
+    with pytest.raises(InputError) as raised:
+        read_sample(tmp_path / "b.npz")
+    assert all(said in str(raised.value) for said in ("'pairs' are not of", "expected integers", "no JSON object"))
+
+
+def test_poses_that_are_not_known_and_cuts_are_no_fault(tmp_path):
+    sample = a_sample()
+    sample.world_from_camera[1] = np.nan
+    sample.grid_from_image[:, :2, 2] = -3.5
+    write_sample(tmp_path / "a.npz", sample)
+    np.testing.assert_array_equal(read_sample(tmp_path / "a.npz").world_from_camera, sample.world_from_camera)
+
+
+def write_pickles_and_junk(folder) -> None:
+    """Files that are no sample, one of each kind."""
+    np.savez(folder / "objects.npz", format=np.array({"a": 1}, dtype=object))
+    (folder / "pickle.npz").write_bytes(pickle.dumps({"frames": [0]}))
+    (folder / "junk.npz").write_bytes(b"nothing of the kind" * 50)
+    (folder / "empty.npz").write_bytes(b"")
+    np.save(folder / "npy.npy", np.zeros(3))
+    (folder / "npy.npy").rename(folder / "npy.npz")
+    with ZipFile(folder / "text.npz", "w") as archive:
+        for name in ("format", "frames", "world_from_camera", "grid_from_image", "local_points", "facts"):
+            archive.writestr(name, "text")
+    write_sample(folder / "whole.npz", a_sample())
+    whole = (folder / "whole.npz").read_bytes()
+    (folder / "torn.npz").write_bytes(whole[:-200])
+    (folder / "flipped.npz").write_bytes(whole[:3000] + bytes(500) + whole[3500:])
+
+
+@pytest.mark.parametrize("read", [read_sample, read_facts])
+@pytest.mark.parametrize("name", ["objects", "pickle", "junk", "empty", "npy", "text", "torn", "flipped", "absent"])
+def test_what_is_no_npz_of_arrays_is_refused_without_a_word_of_loading_it(tmp_path, name, read):
+    write_pickles_and_junk(tmp_path)
+    if (name, read) == ("flipped", read_facts):
+        assert read(tmp_path / "flipped.npz") == a_sample().facts  # the damage is elsewhere
+        return
+    with pytest.raises(InputError, match=name) as raised:
+        read(tmp_path / f"{name}.npz")
+    assert "allow_pickle" not in str(raised.value) and "unsafe" not in str(raised.value)
+
+
+def test_facts_that_are_no_object_are_not_read(tmp_path):
+    np.savez(tmp_path / "list.npz", facts=np.array("[1]"))
+    np.savez(tmp_path / "none.npz", frames=np.arange(3))
+    for name in ("list", "none"):
+        with pytest.raises(InputError, match="no JSON object"):
+            read_facts(tmp_path / f"{name}.npz")
 
 
 def test_facts_are_plain_json(tmp_path):
