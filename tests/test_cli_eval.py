@@ -77,6 +77,18 @@ def test_flags_that_cannot_be_meant_are_one_line_and_nothing_is_written(root, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [(["worlds"], "--scenes"), (["worlds"], "--views"), (["folder", "x"], "--frames"), (["manifest", "x"], "--draws")],
+)
+def test_nothing_cannot_be_measured(command, flag, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["eval", *command, flag, "0", "-o", str(out)])
+    assert ended.value.code == 1 and capsys.readouterr().err == f"flow3r: {flag} 0: expected at least 1\n"
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("command", ["run", "manifest"])
 def test_a_file_is_no_folder_for_a_run(root, tmp_path, capsys, command):
     (tmp_path / "out").write_text("mine")

@@ -29,6 +29,7 @@ def worlds(
     from flow3r.eval.scenes import evaluate_worlds
     from flow3r.model.checkpoints import load_model
 
+    _refuse_none(scenes=scenes, views=views)
     _print_report(evaluate_worlds(load_model(model), scenes=scenes, views=views, name=model), out)
 
 
@@ -50,6 +51,7 @@ def folder(
     from flow3r.eval.scenes import evaluate_folder
     from flow3r.model.checkpoints import load_model
 
+    _refuse_none(frames=frames)
     network = load_model(model)
     _print_report(evaluate_folder(network, path, frames=frames, tokens=network.config.tokens, name=model), out)
 
@@ -89,8 +91,7 @@ def manifest(
     from flow3r.eval.run import benchmarks_called, fix_manifest, manifest_path
 
     refuse_file(out)
-    if draws < 1:
-        raise InputError(f"--draws {draws}: expected at least 1")
+    _refuse_none(draws=draws)
     found = {name: find_benchmark(name).select(root) for name in benchmarks_called(benchmarks, root)}
     for name, selection in found.items():
         made = fix_manifest(find_benchmark(name), selection, out, draws)
@@ -269,6 +270,13 @@ def reproduce(
     if failures:
         print(f"flow3r: {failures} samples or benchmarks failed, see above", file=sys.stderr)
         sys.exit(1)
+
+
+def _refuse_none(**counts: int) -> None:
+    """Raises InputError for flags that leave nothing to be measured."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"--{name} {count}: expected at least 1")
 
 
 def _chosen(stages: str, known: Sequence[str]) -> tuple[str, ...]:
