@@ -326,7 +326,8 @@ def test_the_pages_example_writes_a_file_that_keeps_the_contract(repository, tmp
     scope: dict = {}
     exec(example, scope)
     line = {"sequence": "alley_2", "draw": 3, "frames": [4, 6]}
-    scope["write"](str(tmp_path), "mine", line, np.ones((2, 8, 9, 3)), np.stack([np.eye(4)] * 2), np.ones((2, 3, 3)))
+    poses, grids = (np.stack([np.eye(size)] * 2) for size in (4, 3))
+    scope["write"](str(tmp_path), "mine", line, np.ones((2, 8, 9, 3)), poses, grids)
     sample = read_sample(tmp_path / "samples" / "mine" / "sintel" / "alley_2" / "3.npz")
     assert sample.frames.tolist() == [4, 6] and sample.size == (8, 9) and sample.facts == {"weights": "mine.pth"}
 
