@@ -15,8 +15,10 @@ from flow3r.draw import nearest_points, paint
 from flow3r.eval.page import pictures
 from flow3r.eval.page.pictures import (
     ERROR_RAMP,
+    MOST_LAYERS,
     UNKNOWN,
     Shown,
+    _crowding,
     cloud_pictures,
     colourise_error,
     images_on_grid,
@@ -279,3 +281,15 @@ def test_cameras_that_a_method_does_not_give_are_left_out():
 def test_cameras_that_stand_still_are_drawn_too():
     poses = torch.eye(4).repeat(3, 1, 1)
     assert len(circles(trajectory_svg(poses, {"a": torch.zeros(3, 3).double()}, {"a": "#000000"}, [0, 1, 2]))) == 12
+
+
+def test_a_cloud_next_to_the_camera_is_thinned_and_another_is_not():
+    pose, lens = torch.eye(4), torch.tensor([[300.0, 0, 240], [0, 300, 180], [0, 0, 1]])
+    far = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([-0.5, -0.5, 4.0])
+    assert _crowding(far, torch.full((2000,), 0.01), pose, lens) == 1
+    near = far * 0.05  # every point over the most pixels that one may have
+    height, width = pictures.CLOUD_SIZE
+    layers = 2000 * 64**2 / (height * width)
+    assert _crowding(near.repeat(40, 1), torch.full((80_000,), 0.2), pose, lens) == round(40 * layers / MOST_LAYERS)
+    behind = far - torch.tensor([0, 0, 10.0])
+    assert _crowding(behind.repeat(40, 1), torch.full((80_000,), 0.2), pose, lens) == 1

@@ -14,6 +14,7 @@ from flow3r.data.frame import Frame
 from flow3r.data.frame import Sequence as FrameSequence
 from flow3r.data.transforms import resize_image
 from flow3r.draw import Orbit, colourise_depth, draw_points, orbit_of, points_along, sheet
+from flow3r.draw.points import LARGEST_SIDE
 from flow3r.errors import InputError
 from flow3r.eval.frames import labels_on_grid
 from flow3r.eval.samples import Sample, read_sample
@@ -21,7 +22,7 @@ from flow3r.export.cameras import frusta
 from flow3r.geometry.align import umeyama
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.rigid import predicted_intrinsics
-from flow3r.geometry.se3 import invert, nearest_rotation, transform_maps
+from flow3r.geometry.se3 import invert, nearest_rotation, transform_maps, transform_points
 from flow3r.geometry.stitch import move_cameras, similarity
 from flow3r.metrics.points import LEAST_POINTS, spread
 from flow3r.types import Views
@@ -34,6 +35,7 @@ CLOUD_SIZE = (360, 480)
 CLOUD_POINTS = 400_000  # ours: of each cloud at most, about two for a pixel
 CLOSER = 1.25  # ours: the ball that shows 90 % of the points leaves a wide margin above flat scenes
 CLOSING = 1.5  # ours: points are drawn so many times their pixel's width, so that surfaces seen aslant stay closed
+MOST_LAYERS = 60  # ours: points over each other, on average of a picture, from which on some are left out
 MAP_HEIGHT = 150  # pixels of a depth or error map
 MOST_MAPS = 4  # views of which they are shown
 THUMBNAIL = 120  # pixels: height of an input frame
@@ -250,10 +252,28 @@ def cloud_pictures(
             points = torch.cat([points, lines])
             colours = torch.cat([colours, colours.new_tensor(paint).expand(len(lines), 3)])
             width = torch.cat([width, width.new_full((len(lines),), 0.006 * orbit.reach)])
-    return [
-        draw_points(points, colours, *orbit.camera(*viewpoint, CLOUD_SIZE), CLOUD_SIZE, 1.0, width, supersample=2)
-        for viewpoint in VIEWPOINTS
-    ]
+    pictures = []
+    for viewpoint in VIEWPOINTS:
+        camera = orbit.camera(*viewpoint, CLOUD_SIZE)
+        few = slice(None, None, _crowding(points, width, *camera))
+        pictures.append(draw_points(points[few], colours[few], *camera, CLOUD_SIZE, 1.0, width[few], supersample=2))
+    return pictures
+
+
+def _crowding(
+    points: Float[Tensor, "n 3"],
+    width: Float[Tensor, "n"],
+    world_from_camera: Float[Tensor, "4 4"],
+    intrinsics: Float[Tensor, "3 3"],
+) -> int:
+    """Of how many points one is enough: wrong clouds may put most points next to the camera, each over many pixels."""
+    seen = transform_points(invert(world_from_camera), points)
+    seen, width = seen[seen[:, 2] > 0], width[seen[:, 2] > 0]
+    sides = (intrinsics[0, 0] * width / seen[:, 2]).clamp(1, LARGEST_SIDE)
+    reach = seen.new_tensor([CLOUD_SIZE[1], CLOUD_SIZE[0]]) / 2 + sides[:, None]
+    on_picture = (intrinsics[0, 0] * seen[:, :2].abs() / seen[:, 2:] < reach).all(-1)
+    covered = float((sides[on_picture] ** 2).sum()) / (CLOUD_SIZE[0] * CLOUD_SIZE[1])
+    return max(1, round(covered / MOST_LAYERS))
 
 
 def _given(cloud: Cloud) -> Bool[Tensor, "N"]:
