@@ -23,7 +23,7 @@ from flow3r.data.recipe import make_recipe
 from flow3r.data.subsets import draw_subset
 from flow3r.errors import InputError
 from flow3r.eval.benchmarks import find_benchmark
-from flow3r.eval.run import PAPER, Run, fix_manifest, manifest_path
+from flow3r.eval.run import PAPER, Line, Run, fix_manifest, manifest_path
 from flow3r.eval.tables.collect import Results
 from flow3r.model.checkpoints import save_model
 from flow3r.model.flow3r import Flow3r
@@ -118,15 +118,22 @@ class Paper:
                 recipe.write_lists(Path(self.weights(name)) / "sequences")
             yield f"{name}: {result.steps} steps in {result.seconds:.0f} s"
 
-    def evaluate(self, workers: int = 1) -> Iterator[str]:
-        """Predict, score and report whatever is trained; a line for each method on each benchmark."""
+    def evaluate(self, workers: int = 1) -> Iterator[Line]:
+        """Predict, score and report whatever is trained; a line for each method on each benchmark, with what failed.
+
+        A benchmark whose data are not there is a failure, and stays empty in the tables.
+        """
         for benchmark, methods in MEASURED.items():
             run = self._run(tuple(name for name in methods if self._is_there(name)), (benchmark,), workers)
-            if self.toy and not manifest_path(self.out, benchmark).is_file():  # the committed ones are of the real data
-                found = find_benchmark(benchmark)
-                fix_manifest(found, found.select(self.root), self.out, TOY_DRAWS)
-            yield from (line.text for line in run.measure())
-        yield from map(str, self._run(TRAINED, (), workers).report())
+            try:
+                if self.toy and not manifest_path(self.out, benchmark).is_file():  # the committed are of the real data
+                    found = find_benchmark(benchmark)
+                    fix_manifest(found, found.select(self.root), self.out, TOY_DRAWS)
+                yield from run.measure()
+            except InputError as error:
+                yield Line(f"{benchmark}: not measured: {error}", 1)
+        for path in self._run(TRAINED, (), workers).report():
+            yield Line(f"  {path}", 0)
 
     def results(self) -> tuple[Results, ...]:
         """All that has been scored."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,23 @@ def test_nothing_is_done_twice(root: Path, out: Path, capsys: pytest.CaptureFixt
     assert printed.count(": 0 predicted, 0 scored") == sum(len(set(m)) + 1 for m in MEASURED.values())
     assert "Table 15" in printed
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_benchmark_that_is_not_there_stays_empty_and_is_a_failure(root: Path, out: Path, tmp_path: Path):
+    (tmp_path / "root").mkdir()
+    for folder in root.iterdir():
+        if folder.name != "bonn":
+            (tmp_path / "root" / folder.name).symlink_to(folder)
+    shutil.copytree(out, tmp_path / "out", symlinks=True)
+    shutil.rmtree(tmp_path / "out" / "scores" / "flow3r")
+    for part in ("scores", "samples"):
+        for folder in (tmp_path / "out" / part).glob("*/bonn*"):
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    with pytest.raises(SystemExit) as ended:
+        reproduce(tmp_path / "root", tmp_path / "out", "--stages", "evaluate")
+    assert ended.value.code == 1
+    ours = {cell["table"] for cell in cells(tmp_path / "out") if cell["method"] == "Flow3r" and cell["ours"]}
+    assert "Table 11" not in ours and {"Table 10", "Table 12"} <= ours  # Bonn's is the eleventh
 
 
 def test_the_truth_scores_perfect_and_faults_are_seen_on_every_benchmark(root: Path):

@@ -122,6 +122,14 @@ COLUMNS = {
 }  # fmt: skip
 
 
+def label_in(name: str, profile: str = "flow3r") -> str:
+    """How a measure is printed: π³'s definitions have lengths and F's thresholds in the truth's own unit."""
+    label = COLUMNS[name].label
+    if profile != "pi3" or COLUMNS[name].group != "points":
+        return label
+    return label.replace(" / s²", "").replace(" / s", "").replace("F@2 %", "F@0.02").replace("F@5 %", "F@0.05")
+
+
 @dataclass(frozen=True)
 class Score:
     """One row's result on one sequence. A measure that the data do not allow is absent from `values`."""

@@ -1,7 +1,7 @@
 """Stage 2: samples against the truth, one JSON row for each draw of a manifest. Rows that are there stay.
 
 A row is {benchmark, dataset, sequence, draw, stride, frames, profile, budget, sample_sha256, manifest_sha256,
-truth_sha256, definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the
+truth, truth_sha256, definition, values, notes, facts, degenerate, failed}. It depends on the sample, the data and the
 definitions alone: it holds no times, and is computed on one thread, whatever runs beside it.
 """
 
@@ -48,6 +48,7 @@ class Task:
     sample: Path
     sample_sha256: str  # of the sample, or of the reason kept in its place; "" where there is neither
     manifest_sha256: str
+    truth: str  # who made it, where it is no measurement
     truth_sha256: str
     profile: Profile
     budget: int | None
@@ -82,12 +83,12 @@ def score(
     InputError for data that are not there, and for a score file that is damaged before its last line.
     """
     profile = profile or benchmark.profile
-    done, kept, truth = keep_rows(scores), set(), truth_sha256(benchmark, root)
+    done, kept, truth = keep_rows(scores), set(), pseudo_truth(benchmark, root)
 
     def tasks() -> Iterator[Task]:
         for draw in manifest.draws if draws is None else draws:
             path = sample_path(samples, draw)
-            task = Task(benchmark.name, root, draw, path, _sha256(path), manifest.sha256, truth, profile, budget)
+            task = Task(benchmark.name, root, draw, path, _sha256(path), manifest.sha256, *truth, profile, budget)
             if task.key in done:
                 kept.add(task.key)
             else:
@@ -105,17 +106,18 @@ def score(
     keep_rows(scores, kept)
 
 
-def truth_sha256(benchmark: Benchmark, root: Path) -> str:
-    """Of the files that hold a pseudo truth, by name and size, and of how labels were made; "" for a release.
+def pseudo_truth(benchmark: Benchmark, root: Path) -> tuple[str, str]:
+    """Who made a pseudo truth, and the sha256 of how and of its files, by name and size; ("", "") for a release.
 
     Rows of another pseudo truth are scored again.
     """
     folder = benchmark.folder(root)
     if not benchmark.pseudo or not folder.is_dir():
-        return ""
+        return "", ""
     files = sorted((file.relative_to(folder).as_posix(), file.stat().st_size) for file in folder.rglob("*.*"))
     settings = LabelStore(folder).settings if benchmark.pseudo == LABELS else {}
-    return sha256_of_json([files, settings])
+    teacher = settings.get("teacher", "MegaSaM")
+    return teacher["name"] if isinstance(teacher, dict) else str(teacher), sha256_of_json([files, settings])
 
 
 def score_task(task: Task) -> dict[str, Any]:
@@ -190,6 +192,7 @@ def score_draw(task: Task, benchmark: Benchmark, sequences: Mapping[str, Sequenc
         "budget": task.budget,
         "sample_sha256": task.sample_sha256,
         "manifest_sha256": task.manifest_sha256,
+        "truth": task.truth,
         "truth_sha256": UNREAD if failed.startswith(NO_TRUTH) else task.truth_sha256,
         "definition": DEFINITION,
         "values": {name: float(value) for name, value in result.values.items()},
@@ -223,6 +226,8 @@ def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], l
         views = truth.on_grid(sample.grid_from_image, sample.size)
         prediction = _with_pairs(sample.prediction(), views)
         found = score_scene(prediction, views, 0, task.budget, protocol)
+        height, width = sample.size
+        found = replace(found, facts={**found.facts, "height": height, "width": width})
         return truth.noted(found), _nothing_right(found, prediction, protocol)
     except InputError as error:
         reason = str(error).removeprefix(f"{task.sample}: ")

@@ -23,8 +23,8 @@ def row(draw: Draw, of: Manifest, values: Mapping[str, float], **changed: Any) -
     ordinary = {
         "benchmark": of.benchmark, "dataset": draw.dataset, "sequence": draw.sequence, "draw": draw.draw,
         "stride": draw.stride, "frames": list(draw.frames), "profile": "flow3r", "sample_sha256": "ab",
-        "manifest_sha256": of.sha256, "definition": 1, "values": dict(values), "notes": {}, "degenerate": False,
-        "budget": None, "facts": {"s": 2.0},
+        "manifest_sha256": of.sha256, "truth": "", "definition": 1, "values": dict(values), "notes": {},
+        "degenerate": False, "budget": None, "facts": {"s": 2.0},
         "failed": "",
     }  # fmt: skip
     return ordinary | changed

@@ -332,7 +332,7 @@ def test_rows_do_not_depend_on_the_number_of_threads(tmp_path):
 
 
 def test_a_task_travels_to_another_process():
-    task = Task("sintel", Path("root"), DRAWS[0], Path("0.npz"), "ab", "cd", "", "pi3", None)
+    task = Task("sintel", Path("root"), DRAWS[0], Path("0.npz"), "ab", "cd", "", "", "pi3", None)
     assert pickle.loads(pickle.dumps(task)) == task and task.key == ("a", 0, "ab", "cd", "", "pi3", None, 1)
 
 
@@ -384,7 +384,7 @@ def test_flow_of_labelled_pairs_is_scored_pair_by_pair_in_any_order(tmp_path):
 
     perfect = row(sample, 0)
     assert perfect["failed"] == "" and perfect["values"]["aepe"] < 0.01 and perfect["values"]["within_1px"] == 100.0
-    assert perfect["facts"] == {"flow_pairs": 2}
+    assert perfect["facts"] == {"flow_pairs": 2, "height": 60, "width": 84}
     half = row(replace(sample, pairs=sample.pairs[:1], flow=sample.flow[:1]), 1)
     assert half["values"]["within_5px"] == 50.0 and half["failed"] == "" and half["notes"]
     none = row(replace(sample, pairs=None, flow=None), 2)

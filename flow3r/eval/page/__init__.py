@@ -24,7 +24,7 @@ from flow3r.eval.page.pictures import (
     truth_maps,
 )
 from flow3r.eval.page.trajectories import TRUTH, aligned_centres, legend, trajectory_svg
-from flow3r.eval.report import COLUMNS
+from flow3r.eval.report import COLUMNS, label_in
 from flow3r.eval.tables.collect import Measured, Results
 from flow3r.eval.tables.typeset import LEGEND, Sheet, method_name
 from flow3r.files import atomic_path, write_text
@@ -146,7 +146,7 @@ def chosen_sequences(results: Sequence[Results]) -> list[_Choice]:
         scored = [m for m in headline(results[0]).values() if measure in m.score.values and not m.failed]
         sign = -1 if COLUMNS[measure].better == "lower" else 1
         worst_first = sorted(scored, key=lambda m: (sign * m.score.values[measure], m.score.sequence))
-        label, name = COLUMNS[measure].label, method_name(results[0].method)
+        label, name = label_in(measure, results[0].profile), method_name(results[0].method)
         for reason, place_ in (("worst", 0), ("median", len(worst_first) // 2), ("best", len(worst_first) - 1)):
             if worst_first:
                 reasons.setdefault(worst_first[place_].score.sequence, []).append(f"{reason} {label} of {name}")

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from flow3r.eval.report import COLUMNS
+from flow3r.eval.report import COLUMNS, label_in
 from flow3r.eval.tables.collect import HEADLINE, Measured, Results
 from flow3r.eval.tables.typeset import Sheet, arrow, method_name, number
 
@@ -63,7 +63,7 @@ def _means(results: list[Results], columns: list[str]) -> str:
         cells = "".join(f"<td{mark}>{number(mean, column.digits)}</td>" for mark, mean in zip(marks, means))
         rule = "" if previous == column.group else ' class="rule"'
         previous = column.group
-        label = f"{html.escape(column.label)} {arrow(name)}"
+        label = f"{html.escape(label_in(name, results[0].profile))} {arrow(name)}"
         if any(len(of) != len(headline(r)) for of, r in zip(measured, results)):
             label += f" <small>n = {', '.join(dict.fromkeys(str(len(of)) for of in measured))}</small>"
         lines.append(f"<tr{rule}><td>{label}</td>{cells}</tr>")
@@ -91,7 +91,7 @@ def sequences_table(results: list[Results]) -> str:
     for sequence in found:
         cells = "".join(_value(headline(r).get(sequence), measure) for r in results)
         lines.append(f"<tr><td>{html.escape(sequence)}</td>{cells}</tr>")
-    label = html.escape(COLUMNS[measure].label)
+    label = html.escape(label_in(measure, results[0].profile))
     return (
         f"<details><summary>{label} {arrow(measure)} of all {len(found)} sequences</summary>"
         f"{_table(results, ''.join(lines))}</details>"

@@ -20,7 +20,7 @@ HEADLINE = 0  # the draw whose mean is printed; all draws feed the intervals
 KINDS = {
     "benchmark": str, "dataset": str, "sequence": str, "draw": int, "stride": int, "frames": list, "profile": str,
     "sample_sha256": str, "manifest_sha256": str, "definition": int, "values": dict, "notes": dict, "facts": dict,
-    "degenerate": bool, "failed": str, "budget": int | None,
+    "degenerate": bool, "failed": str, "budget": int | None, "truth": str,
 }  # fmt: skip
 
 
@@ -50,6 +50,7 @@ class Results:
     missing: tuple[tuple[str, int], ...] = ()  # (sequence, draw) of the manifest without a row
     outdated: int = 0  # rows in the file that newer ones replace, or that the manifest no longer asks for
     left_out: Mapping[str, str] = field(default_factory=dict)  # sequence that the manifest does without -> reason
+    truth: str = ""  # who made the truth, where it is no measurement
 
     @cached_property
     def headline(self) -> Row:
@@ -182,6 +183,7 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
         missing=tuple(key for key in asked if key not in newest),
         outdated=len(rows) - len(kept),
         left_out=manifest.left_out,
+        truth=_same(name, "truth", kept, kept[0]["truth"] if kept else ""),
     )
 
 
@@ -193,6 +195,8 @@ def check_comparable(results: Iterable[Results]) -> None:
     for benchmark in sorted({r.benchmark for r in results}):
         shas = {f"{r.method!r}, profile {r.profile}": r.manifest_sha256 for r in results if r.benchmark == benchmark}
         _unanimous(f"manifest of {benchmark}", shas)
+        makers = {f"{r.method!r}, profile {r.profile}": r.truth for r in results if r.benchmark == benchmark}
+        _unanimous(f"pseudo truth of {benchmark}", makers)
 
 
 def _unanimous(what: str, found: Mapping[str, Any]) -> None:

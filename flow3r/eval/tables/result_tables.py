@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flow3r.eval.benchmarks import BENCHMARKS
-from flow3r.eval.report import COLUMNS
+from flow3r.eval.report import COLUMNS, label_in
 from flow3r.eval.tables.collect import Results, check_comparable
 from flow3r.eval.tables.intervals import FEW, Interval
 from flow3r.eval.tables.paper import PaperTable, Printed, paper_tables
@@ -221,7 +221,7 @@ def _measures_table(results: Sequence[Results], all_readings: bool) -> ResultTab
         names = [name for name in present if COLUMNS[name].group == group]
         for start in range(0, len(names), WIDEST):
             part = names[start : start + WIDEST]
-            columns = [Cell(benchmark, COLUMNS[n].label, n, COLUMNS[n].digits) for n in part]
+            columns = [Cell(benchmark, label_in(n, profile), n, COLUMNS[n].digits) for n in part]
             lines = (Line(r.method, tuple(_cell(c, r) for c in columns)) for r in results)
             blocks.append(Block(group, tuple(line for line in lines if line.measured)))
     blocks = [block for block in blocks if block.lines]
@@ -264,6 +264,13 @@ def notes_on(shown: Iterable[Results], columns: Collection[str]) -> tuple[str, .
 def _facts(results: Results, columns: Collection[str]) -> Iterator[str]:
     """Missing rows and sequences, failures, other means, degenerate trajectories, few sequences."""
     rows, headline = len(results.measured), results.headline
+    if results.truth:
+        yield f"the truth is no measurement, but what {results.truth} made of the videos"
+    if results.profile == "pi3" and "points" in {COLUMNS[c].group for c in columns}:
+        yield "points after ICP; lengths and thresholds of F are in the unit of the dataset's reader, such as metres"
+    grids = {f"{s.facts['width']:.0f} x {s.facts['height']:.0f}" for s in headline.scores if "width" in s.facts}
+    if "aepe" in columns and grids:
+        yield f"pixels of flow are those of its own grid: {', '.join(sorted(grids))}"
     if results.left_out:
         names = [f"{name} ({reason})" for name, reason in sorted(results.left_out.items())]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -276,13 +283,14 @@ def _facts(results: Results, columns: Collection[str]) -> Iterator[str]:
         yield f"{failed} of {rows} samples failed and have the worst scores: {reasons}"
     weighted = {c: m for c, m in results.means_by_pixels.items() if c in columns and COLUMNS[c].main}
     if weighted and len(headline.scores) > 1:
-        said = ", ".join(f"{COLUMNS[c].label} {m:.{COLUMNS[c].digits}f}" for c, m in weighted.items())
+        said = ", ".join(f"{label_in(c, results.profile)} {m:.{COLUMNS[c].digits}f}" for c, m in weighted.items())
         yield f"sequences weighted by their pixels of true depth, as references of video depth do: {said}"
     odd = sum(score.degenerate for score in headline.scores)
     affected = [c for c in TRAJECTORY if c in columns]
     if odd and affected:
         means = {c: headline.mean(c, ordinary_only=True) for c in affected}
-        said = ", ".join(f"{COLUMNS[c].label} {m:.{COLUMNS[c].digits}f}" for c, m in means.items() if m is not None)
+        there = {c: m for c, m in means.items() if m is not None}
+        said = ", ".join(f"{label_in(c, results.profile)} {m:.{COLUMNS[c].digits}f}" for c, m in there.items())
         count = f"{odd} of {len(headline.scores)} true trajectories are degenerate"
         yield f"{count}; without them: {said or 'nothing is left'}"
     sequences = len({m.score.sequence for m in results.measured})
