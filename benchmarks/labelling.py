@@ -41,7 +41,7 @@ from flow3r.teacher.label import LabelSettings, label_source
 from flow3r.types import Flow, FlowLabels, Teacher
 
 SETTINGS = LabelSettings(tokens=(64, 96), working_side=336, filters=FilterSettings(still_kept=1.0))
-COPIES = 8  # of a clip, for Ray: enough that the start of an actor is a small part
+COPIES = 6  # of a clip, for Ray: enough that the start of an actor is a small part
 GOALS = {"plain": 55, "gates": 20, "bytes": 22_000, "reading": 250, "decoding": 400, "clips": 4.5, "ray": 1.6}
 FRAMES, WITHIN, SIDE = 24, 120, 600  # for COLMAP: how many, of how many first ones, and their long side in pixels
 
