@@ -3,7 +3,7 @@
 OUT/manifests/<benchmark>.jsonl                         which frames are measured
 OUT/samples/<method>/<benchmark>/<sequence>/<draw>.npz  stage 1 (samples.py)
 OUT/scores/<method>/<benchmark>.<profile>.jsonl         stage 2 (score.py)
-OUT/report                                              stage 3 (tables.py, page.py)
+OUT/report                                              stage 3 (tables/, page/)
 """
 
 import functools

@@ -48,7 +48,6 @@ class Results:
     measured: tuple[Measured, ...]  # by sequence, then draw
     budget: int | None = None  # points whose neighbours were sought; None: all
     missing: tuple[tuple[str, int], ...] = ()  # (sequence, draw) of the manifest without a row
-    outdated: int = 0  # rows in the file that newer ones replace, or that the manifest no longer asks for
     left_out: Mapping[str, str] = field(default_factory=dict)  # sequence that the manifest does without -> reason
     truth: str = ""  # who made the truth, where it is no measurement
 
@@ -181,7 +180,6 @@ def results_of(method: str, profile: str, rows: Sequence[Mapping[str, Any]], man
         measured=tuple(_measured(row) for row in kept),
         budget=budget,
         missing=tuple(key for key in asked if key not in newest),
-        outdated=len(rows) - len(kept),
         left_out=manifest.left_out,
         truth=_same(name, "truth", kept, kept[0]["truth"] if kept else ""),
     )

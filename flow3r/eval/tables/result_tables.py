@@ -1,6 +1,6 @@
 """The paper's tables with our numbers in them, and tables of everything else that was measured.
 
-A table holds numbers; typeset.py makes text of it, tables.py the files.
+A table holds numbers; typeset.py makes text of it, `write_tables` the files.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
