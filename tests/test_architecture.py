@@ -27,7 +27,7 @@ FLOORS = (
     {"data"},
     {"teacher", "train", "reconstruction", "motion", "export"},
     {"eval", "viewer", "__init__"},
-    {"adapt", "reproduce"},
+    {"adapt", "experiment", "reproduce"},
     {"quickstart"},
     {"cli"},
 )
