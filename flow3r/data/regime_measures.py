@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flow3r.data.regimes import FRAMES, WorldSet
 from flow3r.data.sampling import spread_indices
+from flow3r.data.worlds import Worlds
 from flow3r.geometry.se3 import rotation_angle
 
 _AT_ONCE = 8  # worlds that are in memory together
@@ -64,7 +65,12 @@ def _measured(worlds: WorldSet, numbers: Sequence[int], views: int) -> tuple[Flo
     flow = made.views.flow
     known = flow.covisible.flatten(2) > 0
     length = flow.displacement.norm(dim=-1).flatten(2).masked_fill(~known, torch.nan).nanmedian(-1).values
-    ids = made.object_ids * made.moving
-    objects = torch.tensor([float(len(one[one > 0].unique())) for one in ids])
-    share, area = known.float().mean(-1), made.moving.float().mean((1, 2, 3))
-    return angle.flatten(), length.flatten(), share.flatten(), area, objects
+    objects, area = seen_moving(made)
+    return angle.flatten(), length.flatten(), known.float().mean(-1).flatten(), area, objects.float()
+
+
+def seen_moving(worlds: Worlds) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
+    """Of every world, how many moving objects some frame shows, and the mean share of the pixels that show one."""
+    ids = worlds.object_ids * worlds.moving
+    objects = torch.tensor([len(one[one > 0].unique()) for one in ids])
+    return objects, worlds.moving.float().mean((1, 2, 3))

@@ -107,13 +107,19 @@ class LabelledSequences(Source):
         """Worlds, their numbers, and their frames."""
         if wanted.size[0] != wanted.size[1] or wanted.views > FRAMES:
             raise ValueError(f"{self.worlds.name} has no scene of {wanted}; ask for what fit() returns")
+        numbers, frames, pairs = self._drawn(wanted, generator)
+        return self.worlds.render(numbers, frames, pairs, side=wanted.size[0], device=self.device), numbers, frames
+
+    def _drawn(
+        self, wanted: Wanted, generator: torch.Generator
+    ) -> tuple[list[int], Int[Tensor, "B n"], Int[Tensor, "B P 2"] | None]:
+        """Which worlds, frames of them, and pairs of these, if pairs are wanted; counted."""
         numbers = torch.randint(self.worlds.count, (wanted.scenes,), generator=generator).tolist()
         order = torch.rand(wanted.scenes, FRAMES, generator=generator).argsort(dim=1)
         frames = order[:, : wanted.views].sort(dim=1).values
         pairs = draw_pairs(wanted.scenes, wanted.views, wanted.pairs, generator) if wanted.pairs else None
-        worlds = self.worlds.render(numbers, frames, pairs, side=wanted.size[0], device=self.device)
         self._counts[f"scenes of {self.worlds.name}"] += wanted.scenes
-        return worlds, numbers, frames
+        return numbers, frames, pairs
 
 
 class UnlabelledSequences(LabelledSequences):

@@ -103,8 +103,11 @@ class WorldSet:
             pairs=pairs,
             device=device,
         )
-        names = [tuple(f"{self.name_of(k)} {t}" for t in times) for k, times in zip(numbers, frames.tolist())]
-        return replace(worlds, views=replace(worlds.views, names=tuple(names)))
+        return replace(worlds, views=replace(worlds.views, names=self.names_of(numbers, frames)))
+
+    def names_of(self, numbers: Sequence[int], frames: Int[Tensor, "B n"]) -> tuple[tuple[str, ...], ...]:
+        """What frames of these worlds are called, as in `Views`."""
+        return tuple(tuple(f"{self.name_of(k)} {t}" for t in times) for k, times in zip(numbers, frames.tolist()))
 
 
 @dataclass(frozen=True)
