@@ -7,9 +7,10 @@ for the mean of them. The rule, the same for every claim:
    signed so that it is positive where the claim holds. All arms of a seed fork from one checkpoint and are tested on
    the same worlds, so that differences are paired by seed and by world.
 2. Hierarchical bootstrap of their mean: seeds are drawn with replacement, then worlds, the same for all seeds since
-   these share them; 10,000 draws of a fixed generator. (Training worlds and test worlds are drawn apart.) A percentile
-   interval from S seeds is too narrow where seeds differ, so that the deviations of drawn seeds from their mean are
-   widened by t(0.975, S - 1) / z(0.975) * sqrt(S / (S - 1)): 2.7 at three seeds.
+   these share them; 10,000 draws of a fixed generator. (Training worlds and test worlds are drawn apart.) Of the
+   deviations of drawn seeds, that part of the variance which drawing worlds explains already is taken out; the rest is
+   widened by t(0.975, S - 1) / z(0.975) * sqrt(S / (S - 1)), 2.7 at three seeds: without it a percentile interval from
+   three seeds that differ would exclude the truth in one case of four (simulated), with it in one of twenty.
 3. The claim is `supported` if the 95 % interval lies wholly above zero, `contradicted` if wholly below, and otherwise
    `undecided`. With SEEDS = 3 the interval over seeds is wide: `undecided` is a result. One seed decides nothing.
 4. A run that diverged has no measures. Its seed is left out of the differences, and counted. A claim is not supported
