@@ -191,8 +191,8 @@ def _march(waves: Tensor, centre: Tensor, floor: Tensor, directions: Tensor) -> 
     above = (floor - centre[:, 1])[:, None]
     alive = ((dy > 1e-4) | (above < reach)).view(-1).nonzero()[:, 0]
     scene = alive // dy.shape[1]
-    first = (number @ centre[:, [0, 2], None])[..., 0] + phase
-    turn = (number @ directions[:, [0, 2]]).movedim(1, 0).flatten(1)[:, alive]
+    first = (number @ centre[:, ::2, None])[..., 0] + phase
+    turn = (number @ directions[:, ::2]).movedim(1, 0).flatten(1)[:, alive]
     rays = _GroundRays(amplitude.T[:, scene], first.T[:, scene], turn, above[scene, 0], dy.reshape(-1)[alive])
     start = ((rays.above - reach[scene, 0]) / rays.fall.clamp_min(1e-4)).clamp(0.0, FAR)
     t = torch.where(rays.fall > 0, start, 0.0)
@@ -208,7 +208,7 @@ def _march(waves: Tensor, centre: Tensor, floor: Tensor, directions: Tensor) -> 
         t[active] = near
         arrived = gap.abs() < 1e-5 * (1 + near)
         met[active] = arrived
-        still = ~arrived & (near < FAR)
+        still = (~arrived & (near < FAR)).nonzero()[:, 0]
         active, here = active[still], here.of(still)
     met &= (t > NEAREST) & (t < FAR)
     depth = torch.full_like(dy, torch.inf)
@@ -235,9 +235,9 @@ class _GroundRays:
         root = (opening.square() + 2 * bend * gap.clamp_min(0)).sqrt()
         return torch.where(opening < 0, 2 * gap / (root - opening), (opening + root) / bend).clamp_max(FAR), gap
 
-    def of(self, index: Bool[Tensor, "n"]) -> "_GroundRays":
+    def of(self, index: Int[Tensor, "k"]) -> "_GroundRays":
         """Some of the rays."""
-        return _GroundRays(*(getattr(self, field.name)[..., index] for field in fields(self)))
+        return _GroundRays(*(getattr(self, field.name).index_select(-1, index) for field in fields(self)))
 
 
 def _entries(sight: Sight, rays: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Tensor]]]:
@@ -280,7 +280,8 @@ def _cones(sight: Sight, units: Tensor) -> Float[Tensor, "V K 6"]:
     xx, yy, zz = form.diagonal(dim1=-2, dim2=-1).unbind(-1)
     xy, xz, yz = 2 * form[..., 0, 1], 2 * form[..., 0, 2], 2 * form[..., 1, 2]
     cones = torch.stack([xx, yy, zz, xy, xz, yz], dim=-1)
-    return torch.where(absent[..., None], cones.new_tensor([0.0, 0.0, -1.0, 0.0, 0.0, 0.0]), cones)
+    nowhere = torch.eye(6, device=cones.device)[2]
+    return torch.where(absent[..., None], -nowhere, cones)
 
 
 def _inverse(slope: Tensor) -> Tensor:

@@ -92,6 +92,6 @@ def follow(
     towards = torch.stack([target_x, target_y, torch.ones_like(z)], dim=1)
     first = cast_depth(sight(scenes, scene, target), towards)
     lens = scenes.intrinsics[scene]
-    reach = (lens[:, [0, 1], 2] / lens[:, [0, 1], [0, 1]])[..., None]  # the principal point is the image's centre
+    reach = (lens[:, :2, 2] / lens.diagonal(dim1=1, dim2=2)[:, :2])[..., None]  # the principal point is the centre
     inside = (target_x.abs() < reach[:, 0]) & (target_y.abs() < reach[:, 1])
     return towards, z, front & inside & (first > z * (1 - _ARRIVED))
