@@ -109,7 +109,7 @@ def _percentiles(
     A resample that holds no sequence of a measure says nothing about it.
     """
     means = np.concatenate(
-        [_ratio(weights @ sums, weights @ counts) for weights in _weights(len(sums), resamples, seed)]
+        [_ratio(weights @ sums, weights @ counts) for weights in resampled_counts(len(sums), resamples, seed)]
     )
     outside = 100 * (1 - LEVEL) / 2
     several = (counts > 0).sum(0) > 1
@@ -123,7 +123,7 @@ def _ratio(sums: Float[np.ndarray, "r m"], counts: Float[np.ndarray, "r m"]) -> 
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _weights(n: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "r n"]]:
+def resampled_counts(n: int, resamples: int, seed: int) -> Iterator[Float[np.ndarray, "r n"]]:
     """How often each of N sequences is drawn in each resample, some resamples at a time."""
     random = np.random.Generator(np.random.PCG64(seed))
     at_once = max(1, CHUNK // n)
