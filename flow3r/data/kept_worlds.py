@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flow3r.data.mixture import Wanted
 from flow3r.data.regime_measures import seen_moving
-from flow3r.data.regime_sources import LabelledSequences
+from flow3r.data.regime_sources import Flaws, LabelledSequences, as_video
 from flow3r.data.regimes import DOMAINS, FRAMES, SIDE, WorldSet
 from flow3r.errors import InputError
 from flow3r.files import atomic_path, sha256_of_json, write_json
@@ -168,6 +168,18 @@ class KeptSequences(LabelledSequences):
             raise ValueError(f"{self.kept.folder} has no scene of {wanted}; ask for what fit() returns")
         numbers, frames, pairs = self._drawn(wanted, generator)
         return self.kept.views(numbers, frames, frames.new_zeros(len(numbers), 0, 2) if pairs is None else pairs)
+
+
+class KeptVideo(KeptSequences):
+    """UnlabelledSequences of kept worlds: it draws the same scenes, and reads them; flow is rounded as it is kept."""
+
+    def __init__(self, kept: KeptWorlds, flaws: Flaws):
+        super().__init__(kept)
+        self.flaws = flaws
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        """Scenes of what `fit` returned, without depth, poses and intrinsics."""
+        return as_video(super().draw(wanted, generator), self.flaws)
 
 
 def _ordered_pairs(count: int) -> list[tuple[int, int]]:

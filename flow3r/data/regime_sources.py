@@ -6,7 +6,6 @@ belong to a pair of frames, as a teacher's do: whoever draws it again meets the 
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from flow3r.data.mixture import Source, Wanted, draw_pairs
 from flow3r.data.regimes import FRAMES, SIDE, WorldSet
-from flow3r.data.worlds import Worlds
 from flow3r.errors import InputError
 from flow3r.geometry.camera import inside_image, pixel_grid
 from flow3r.types import Flow, Views
@@ -101,14 +99,10 @@ class LabelledSequences(Source):
 
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         """Scenes of what `fit` returned."""
-        return self._rendered(wanted, generator)[0].views
-
-    def _rendered(self, wanted: Wanted, generator: torch.Generator) -> tuple[Worlds, list[int], Int[Tensor, "B n"]]:
-        """Worlds, their numbers, and their frames."""
         if wanted.size[0] != wanted.size[1] or wanted.views > FRAMES:
             raise ValueError(f"{self.worlds.name} has no scene of {wanted}; ask for what fit() returns")
         numbers, frames, pairs = self._drawn(wanted, generator)
-        return self.worlds.render(numbers, frames, pairs, side=wanted.size[0], device=self.device), numbers, frames
+        return self.worlds.render(numbers, frames, pairs, side=wanted.size[0], device=self.device).views
 
     def _drawn(
         self, wanted: Wanted, generator: torch.Generator
@@ -131,25 +125,25 @@ class UnlabelledSequences(LabelledSequences):
 
     def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
         """Scenes of what `fit` returned, without depth, poses and intrinsics."""
-        worlds, numbers, frames = self._rendered(wanted, generator)
-        views = worlds.views
-        flow = None if views.flow is None else self._flawed(views.flow, numbers, frames)
-        return Views(views.images, flow=flow, names=views.names)
+        return as_video(super().draw(wanted, generator), self.flaws)
 
-    def _flawed(self, flow: Flow, numbers: Sequence[int], frames: Int[Tensor, "B n"]) -> Flow:
-        if self.flaws == Flaws():
-            return flow
-        displacement, covisible = flow.displacement.clone(), flow.covisible.clone()
-        scale = flow.displacement.shape[3] / SIDE  # noise is in pixels of SIDE
-        flaws = replace(self.flaws, noise=self.flaws.noise * scale)
-        for scene, number in enumerate(numbers):
-            for row, pair in enumerate(flow.pairs[scene].tolist()):
-                i, j = (int(frames[scene, view]) for view in pair)
-                name = self.worlds.name_of(number)
-                displacement[scene, row], covisible[scene, row] = flaws.applied(
-                    displacement[scene, row],
-                    covisible[scene, row],
-                    f"{name}: {i} to {j}",
-                    f"{name}: {min(i, j)} and {max(i, j)}",
-                )
-        return Flow(flow.pairs, displacement, covisible)
+
+def as_video(views: Views, flaws: Flaws) -> Views:
+    """What video tells of scenes of a set: images, names, and flow with flaws; without depth, poses and intrinsics."""
+    flow = views.flow
+    if flow is None or flaws == Flaws():
+        return Views(views.images, flow=flow, names=views.names)
+    displacement, covisible = flow.displacement.clone(), flow.covisible.clone()
+    flaws = replace(flaws, noise=flaws.noise * flow.displacement.shape[3] / SIDE)  # noise is in pixels of SIDE
+    for scene, names in enumerate(views.names):
+        name = names[0].split()[0]
+        times = [int(one.split()[1]) for one in names]
+        for row, (source, target) in enumerate(flow.pairs[scene].tolist()):
+            i, j = times[source], times[target]
+            displacement[scene, row], covisible[scene, row] = flaws.applied(
+                displacement[scene, row],
+                covisible[scene, row],
+                f"{name}: {i} to {j}",
+                f"{name}: {min(i, j)} and {max(i, j)}",
+            )
+    return Views(views.images, flow=Flow(flow.pairs, displacement, covisible), names=views.names)
