@@ -19,7 +19,6 @@ from flow3r.eval.methods.classical_sfm import ClassicalMethod
 from flow3r.eval.samples import read_sample, write_sample
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import rotation_angle, transform_maps
-from flow3r.teacher.features import Features
 
 pytest.importorskip("pycolmap")
 pytest.importorskip("cv2")
@@ -109,13 +108,13 @@ def test_two_views_of_the_guessed_focal_length_are_solved_exactly():
     second[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     second[:3, 3] = [-0.6, 0.1, 0.2]
     points = drawn.uniform([-1, -1, 3], [1, 1, 6], (80, 3))
-    features = []
+    seen = []
     for pose in (np.eye(4), second):
         pixels = (points @ pose[:3, :3].T + pose[:3, 3]) @ intrinsics.T
-        features.append(Features((pixels[:, :2] / pixels[:, 2:]).astype(np.float32), np.zeros((80, 128), np.float32)))
+        seen.append((pixels[:, :2] / pixels[:, 2:]).astype(np.float32))
     matches = np.stack([np.arange(80)] * 2, axis=1)
-    verified = {(0, 1): classical_sfm._verify(features[0].points, features[1].points, matches, 1.0, 0.8)}
-    tracked = classical_sfm._two_views(features, verified, np.stack([intrinsics] * 2), 1.0)
+    verified = {(0, 1): classical_sfm._verify(seen[0], seen[1], matches, 1.0, 0.8)}
+    tracked = classical_sfm._two_views(seen, verified, np.stack([intrinsics] * 2), 1.0)
     found = np.linalg.inv(tracked.world_from_camera[1])
     assert np.allclose(found[:3, :3], second[:3, :3], atol=1e-4)
     scale = np.linalg.norm(second[:3, 3])

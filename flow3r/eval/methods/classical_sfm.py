@@ -7,7 +7,7 @@ of one size share a focal length, first guessed as COLMAP does, then refined wit
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
@@ -93,18 +93,31 @@ class ClassicalMethod:
 
     def track(self, frames: Sequence[Frame]) -> Tracked:
         """Cameras and sparse points of as many frames as one reconstruction holds."""
-        sizes = [frame.image.shape[:2] for frame in frames]
-        guesses = np.stack([_guess(size, self.focal) for size in sizes])
         features = [self._features(frame.image) for frame in frames]
-        verified = dict(self._verified(features, sizes))
-        facts = {"pairs verified": len(verified), "features": [len(found.points) for found in features]}
-        if len(frames) == 2:
-            solved = _two_views(features, verified, guesses, self.threshold * max(map(max, sizes)) / self.long_side)
+        tracked = self.solve(
+            [found.points for found in features],
+            self._matched(features),
+            [frame.image.shape[:2] for frame in frames],
+        )
+        return replace(tracked, facts={"features": [len(found.points) for found in features], **tracked.facts})
+
+    def solve(
+        self,
+        points: list[Float[np.ndarray, "_ 2"]],
+        matches: Mapping[tuple[int, int], Int[np.ndarray, "_ 2"]],
+        sizes: list[tuple[int, int]],
+    ) -> Tracked:
+        """Cameras and points of N frames of `sizes` (H, W) from points of each, in its pixels, and from matches of
+        pairs i < j of frames, as indices of the points of both, however these were found."""
+        guesses = np.stack([_guess(size, self.focal) for size in sizes])
+        verified = dict(self._verified(points, matches, sizes))
+        if len(sizes) == 2:
+            solved = _two_views(points, verified, guesses, self.threshold * max(map(max, sizes)) / self.long_side)
         else:
-            solved = _incremental(features, verified, guesses, sizes)
+            solved = _incremental(points, verified, guesses, sizes)
         count = int(solved.registered.sum())
         reason = {} if count else {"unregistered": "no pair of frames could be reconstructed"}
-        return replace(solved, facts=facts | solved.facts | {"registered": count} | reason)
+        return replace(solved, facts={"pairs verified": len(verified), **solved.facts, "registered": count, **reason})
 
     def _features(self, image: np.ndarray) -> Features:
         """RootSIFT (Arandjelović and Zisserman 2012), positions in pixels of the frame with half-integer centres."""
@@ -122,18 +135,25 @@ class ClassicalMethod:
         total = np.maximum(found.descriptors.sum(1, keepdims=True), 1e-6)
         return Features(points.astype(np.float32), np.sqrt(found.descriptors / total))
 
-    def _verified(
-        self, features: list[Features], sizes: list[tuple[int, int]]
-    ) -> Iterator[tuple[tuple[int, int], "Verified"]]:
-        """Pairs i < j of frames that one epipolar geometry holds together."""
+    def _matched(self, features: list[Features]) -> dict[tuple[int, int], Int[np.ndarray, "_ 2"]]:
+        matches = {}
         for i, j in combinations(range(len(features)), 2):
             gap = j - i
-            if gap > self.far and gap & (gap - 1):
-                continue
-            matches = match_indices(features[i], features[j], self.ratio)
-            # Of the larger frame's pixels, which the features of both are given in.
+            if gap <= self.far or not gap & (gap - 1):
+                matches[i, j] = match_indices(features[i], features[j], self.ratio)
+        return matches
+
+    def _verified(
+        self,
+        points: list[np.ndarray],
+        matches: Mapping[tuple[int, int], np.ndarray],
+        sizes: list[tuple[int, int]],
+    ) -> Iterator[tuple[tuple[int, int], "Verified"]]:
+        """Pairs i < j of frames that one epipolar geometry holds together."""
+        for i, j in sorted(matches):
+            # Of the larger frame's pixels, which the points of both are given in.
             threshold = self.threshold * max(1.0, max(*sizes[i], *sizes[j]) / self.long_side)
-            verified = _verify(features[i].points, features[j].points, matches, threshold, self.homography)
+            verified = _verify(points[i], points[j], matches[i, j], threshold, self.homography)
             if verified is not None and len(verified.matches) >= self.least_matches:
                 yield (i, j), verified
 
@@ -180,7 +200,7 @@ def _nothing(guesses: np.ndarray) -> Tracked:
 
 
 def _two_views(
-    features: list[Features], verified: dict[tuple[int, int], Verified], guesses: np.ndarray, threshold: float
+    points: list[np.ndarray], verified: dict[tuple[int, int], Verified], guesses: np.ndarray, threshold: float
 ) -> Tracked:
     """The essential matrix of the guessed focal lengths, which two views alone do not tell, and its triangulation."""
     import cv2
@@ -188,7 +208,7 @@ def _two_views(
     if (0, 1) not in verified:
         return _nothing(guesses)
     matches = verified[0, 1].matches
-    rays = [(features[view].points[matches[:, view]] - guesses[view, :2, 2]) / guesses[view, 0, 0] for view in (0, 1)]
+    rays = [(points[view][matches[:, view]] - guesses[view, :2, 2]) / guesses[view, 0, 0] for view in (0, 1)]
     reach = max(threshold, 0.5) / guesses[:, 0, 0].mean()
     essential, _ = cv2.findEssentialMat(*rays, np.eye(3), cv2.USAC_MAGSAC, 0.9999, reach)
     if essential is None or essential.shape != (3, 3):
@@ -198,13 +218,13 @@ def _two_views(
     second_from_first[:3] = np.hstack([rotation, translation])
     kept = before.ravel() > 0
     homogeneous = cv2.triangulatePoints(np.eye(4)[:3], second_from_first[:3], rays[0][kept].T, rays[1][kept].T)
-    points = (homogeneous[:3] / np.where(homogeneous[3] == 0, 1e-12, homogeneous[3])).T.astype(np.float64)
+    solved = (homogeneous[:3] / np.where(homogeneous[3] == 0, 1e-12, homogeneous[3])).T.astype(np.float64)
     poses = np.stack([np.eye(4), np.linalg.inv(second_from_first)])
-    return Tracked(poses, guesses, [points, points], {"solver": "essential matrix"})
+    return Tracked(poses, guesses, [solved, solved], {"solver": "essential matrix"})
 
 
 def _incremental(
-    features: list[Features],
+    points: list[np.ndarray],
     verified: dict[tuple[int, int], Verified],
     guesses: np.ndarray,
     sizes: list[tuple[int, int]],
@@ -214,7 +234,7 @@ def _incremental(
     pycolmap.set_random_seed(0)
     with tempfile.TemporaryDirectory() as folder, _quiet(pycolmap):
         path = Path(folder) / "database.db"
-        _write_database(pycolmap, path, features, verified, guesses, sizes)
+        _write_database(pycolmap, path, points, verified, guesses, sizes)
         options = _mapping_options(pycolmap)
         found = pycolmap.incremental_mapping(path, folder, Path(folder) / "sparse", options) if verified else {}
     if not found:
@@ -246,7 +266,7 @@ def _camera_of(sizes: list[tuple[int, int]]) -> list[int]:
 def _write_database(
     pycolmap: Any,
     path: Path,
-    features: list[Features],
+    points: list[np.ndarray],
     verified: dict[tuple[int, int], Verified],
     guesses: np.ndarray,
     sizes: list[tuple[int, int]],
@@ -266,7 +286,7 @@ def _write_database(
                 )
             image = pycolmap.Image(name=f"{view:06d}", camera_id=number, image_id=view + 1)
             database.write_image(image, use_image_id=True)
-            database.write_keypoints(view + 1, features[view].points)
+            database.write_keypoints(view + 1, points[view])
         for (i, j), pair in verified.items():
             matches = pair.matches.astype(np.uint32)
             geometry = pycolmap.TwoViewGeometry(
