@@ -63,6 +63,9 @@ class FlowHeadConfig:
     output_channels: int = 32  # width before the last 1 x 1 convolution
     norm_eps: float = 1e-5
     pairs_per_chunk: int = 8  # memory bound of the dense decoder; does not change the result
+    # Ours, of a factored head alone: by what the target view enters it.
+    target: Literal["latents", "pose"] = "latents"  # paper; pose: its decoded camera, and nothing else of that view
+    camera_width: int | None = None  # channels of its camera latents that are let through; None: all, as in the paper
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,20 @@ class VggtConfig:
 
 
 @dataclass(frozen=True)
+class MatcherConfig:
+    """Encoder and multi-view transformer alone, which learn to match before there are heads; sizes as of a model."""
+
+    encoder: EncoderConfig
+    multiview: MultiViewConfig
+    tokens: tuple[int, int]  # patches of an image that it is made for
+
+    @property
+    def flow(self) -> bool:
+        """Whether it predicts flow, to those who ask it of every model."""
+        return True
+
+
+@dataclass(frozen=True)
 class VggtLossConfig:
     """Weights and constants of the terms that VGGT's family alone has (appendix A.1, Eq. 14)."""
 
@@ -173,6 +190,7 @@ class WorldsConfig:
     aspect: tuple[float, float] = (0.5, 2.4)  # width / height, for those who draw image sizes
     fov_degrees: tuple[float, float] = (30.0, 90.0)  # horizontal field of view
     rotation_degrees: tuple[float, float] = (0.2, 120.0)  # between the outermost views of a scene, log-uniform
+    pan_share: float = 0.0  # scenes in which the camera turns where it stands, by up to 0.6 of the field of view
     overlap: float = 0.2  # least share of a view seen in its partner, for the wide pairs
     moving_share: float = 0.4  # scenes that hold moving objects
     outdoor_share: float = 0.35
@@ -239,7 +257,7 @@ class DataConfig:
     stride_seconds: tuple[float, float] = (0.04, 2.0)  # ours: between views of a clip, log-uniform
     crop_clips: float | None = None  # ours: least share of a side that random crops of clips keep; None: none are made
     worlds: WorldsConfig = WorldsConfig()
-    curriculum_steps: int = 0  # ours: steps over which worlds go from distinctive and calm to the full distribution
+    curriculum_steps: int = 0  # ours: steps over which worlds go from few things of distinctive looks to all there are
     small_steps: int = 0  # ours: first steps, on more and smaller images: from scratch, matching is learnt there first
     small_images: int = 64  # ours: in a batch of those steps
     small_tokens: tuple[int, int] = (25, 42)  # ours: patches of one of them
@@ -254,7 +272,7 @@ class TrainConfig:
     """One run. A stage of a schedule is a run of its own, chained by `init_from` and `trainable`."""
 
     name: str
-    model: ModelConfig | VggtConfig
+    model: ModelConfig | VggtConfig | MatcherConfig
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = field(default_factory=DataConfig)
@@ -278,3 +296,4 @@ class TrainConfig:
     keep_checkpoints: int = 2  # ours: the last so many; one may be damaged
     log_every: int = 10  # π³: steps
     image_every: int = 500  # ours: steps
+    probe_every: int = 0  # ours: steps between comparisons of the gradients of flow and labels (train/probe.py); 0: none

@@ -4,25 +4,63 @@ from dataclasses import replace
 
 from flow3r.config import (
     BranchConfig,
+    CameraHeadConfig,
     DataConfig,
+    DenseHeadConfig,
     EncoderConfig,
     FlowHeadConfig,
     LossConfig,
+    MatcherConfig,
     ModelConfig,
     MultiViewConfig,
     OptimConfig,
     SourceConfig,
     TrainConfig,
     VggtConfig,
+    WorldsConfig,
 )
 
-# Sizes ours: as large as learns in an hour or two on two CPU cores at 64-96 tokens a view.
+# Sizes ours: as large as learns in some hours on two CPU cores at 36-96 tokens a view. Both families have one trunk.
+NANO_ENCODER = EncoderConfig(width=160, depth=3, heads=5, position_grid=8, registers=0)
+NANO_MULTIVIEW = MultiViewConfig(width=160, depth=8, heads=5, registers=1, layer_scale=1.0)
 NANO_MODEL = ModelConfig(
-    encoder=EncoderConfig(width=256, depth=3, heads=4, position_grid=8, registers=0),
-    multiview=MultiViewConfig(width=256, depth=6, heads=4, registers=1, layer_scale=1.0),
-    branch=BranchConfig(width=128, depth=4, heads=2, camera_width=128),
-    flow=FlowHeadConfig(features=32, level_channels=(32, 48, 64, 64), output_channels=16, pairs_per_chunk=64),
+    encoder=NANO_ENCODER,
+    multiview=NANO_MULTIVIEW,
+    branch=BranchConfig(width=128, depth=4, heads=4, camera_width=128),
+    flow=FlowHeadConfig(features=24, level_channels=(24, 32, 48, 48), output_channels=16, pairs_per_chunk=64),
     tokens=(64, 96),
+)
+NANO_VGGT_MODEL = VggtConfig(
+    encoder=NANO_ENCODER,
+    multiview=replace(NANO_MULTIVIEW, camera_tokens=1),
+    levels=(0, 1, 2, 3),
+    camera=CameraHeadConfig(depth=2, heads=10, iterations=3, layer_scale=1.0),
+    dense=DenseHeadConfig(features=24, level_channels=(24, 32, 48, 48), output_channels=16),
+    track=None,
+    flow=NANO_MODEL.flow,
+    tokens=(64, 96),
+)
+
+# The controlled experiments of docs/experiments.md, on two CPU cores: VGGT's family, and π³'s beside it.
+EXPERIMENT_ENCODER = EncoderConfig(width=96, depth=2, heads=3, position_grid=8, registers=0)
+EXPERIMENT_MULTIVIEW = MultiViewConfig(width=96, depth=8, heads=3, registers=1, layer_scale=1.0)
+EXPERIMENT_FLOW = FlowHeadConfig(features=16, level_channels=(16, 24, 32, 32), output_channels=8, pairs_per_chunk=64)
+EXPERIMENT_VGGT = VggtConfig(
+    encoder=EXPERIMENT_ENCODER,
+    multiview=replace(EXPERIMENT_MULTIVIEW, camera_tokens=1),
+    levels=(0, 1, 2, 3),
+    camera=CameraHeadConfig(depth=2, heads=6, iterations=2, layer_scale=1.0),
+    dense=DenseHeadConfig(features=16, level_channels=(16, 24, 32, 32), output_channels=8),
+    track=None,
+    flow=EXPERIMENT_FLOW,
+    tokens=(64, 64),
+)
+EXPERIMENT_PI3 = ModelConfig(
+    encoder=EXPERIMENT_ENCODER,
+    multiview=EXPERIMENT_MULTIVIEW,
+    branch=BranchConfig(width=96, depth=4, heads=3, camera_width=96),
+    flow=EXPERIMENT_FLOW,
+    tokens=(64, 64),
 )
 
 # Appendix A.1: VGGT without a first view and without tracks, under a factored flow head.
@@ -193,26 +231,80 @@ VGGT_ADAPT = replace(  # appendix A.1: VGGT made permutation-equivariant on labe
     init_from=VGGT,
 )
 FLOW3R_VGGT = _stages("flow3r-vggt", replace(LARGE_SCALE, model=FLOW3R_VGGT_MODEL, init_from="runs/flow3r-vggt-adapt"))
+
+
+def _matching(name: str, model: ModelConfig | VggtConfig, learning_rate: float, steps: int) -> TrainConfig:
+    """Ours, in place of a pretrained encoder: the trunk of a model alone learns to match, on pairs of worlds that move
+    by several patches, half of them by pans, which change little of what is seen."""
+    return TrainConfig(
+        name=name,
+        model=MatcherConfig(model.encoder, replace(model.multiview, camera_tokens=0), model.tokens),
+        optim=OptimConfig(learning_rate=learning_rate, warmup_steps=40, weight_decay=0.02, final_fraction=0.02),
+        data=DataConfig(
+            views=(2, 2),  # pairs teach matching with the fewest images
+            images_per_batch=64,  # of 8 pairs a step, hardly anything was learnt in small trials
+            tokens=(36, 36),
+            aspect=(1.0, 1.0),
+            pairs_per_scene=2,
+            curriculum_steps=3 * steps,
+            worlds=WorldsConfig(pan_share=0.5, rotation_degrees=(5.0, 90.0)),
+            augment=False,  # worlds draw their colours at random
+        ),
+        steps=steps,
+    )
+
+
+NANO_MATCHING = _matching("nano-matching", NANO_MODEL, 1.2e-3, 1500)
 NANO = TrainConfig(
     name="nano",
     model=NANO_MODEL,
     loss=LossConfig(rotation=1.0),  # ours: π³'s 0.1 is for a trunk that knows correspondence already
-    optim=OptimConfig(learning_rate=7e-4, warmup_steps=100, weight_decay=0.02),  # ours
+    optim=OptimConfig(learning_rate=1e-3, warmup_steps=40, weight_decay=0.02, final_fraction=0.02),  # ours
     data=DataConfig(
-        views=(2, 2),  # pairs teach matching with the fewest images
-        images_per_batch=24,
+        views=(2, 4),
+        images_per_batch=48,
         tokens=NANO_MODEL.tokens,
         aspect=(0.6, 2.4),
         pairs_per_scene=2,
-        curriculum_steps=2500,
-        small_steps=800,
+        curriculum_steps=2000,
+        worlds=WorldsConfig(pan_share=0.25, rotation_degrees=(5.0, 120.0)),
         augment=False,  # ours: worlds draw their colours at random, and the steps are few
     ),
     steps=4000,
+    init_from="runs/nano-matching",
 )
+NANO_VGGT = replace(NANO, name="nano-vggt", model=NANO_VGGT_MODEL, loss=LossConfig())
+
+EXPERIMENT_MATCHING = _matching("experiment-matching", EXPERIMENT_PI3, 2e-3, 500)
+EXPERIMENT = TrainConfig(  # the base of all arms: 3D labels alone
+    name="experiment-vggt",
+    model=replace(EXPERIMENT_VGGT, flow=None),
+    optim=OptimConfig(learning_rate=1.5e-3, warmup_steps=40, weight_decay=0.02, final_fraction=0.02),
+    data=DataConfig(
+        views=(2, 4),
+        images_per_batch=24,
+        tokens=EXPERIMENT_VGGT.tokens,
+        aspect=(1.0, 1.0),
+        pairs_per_scene=4,
+        labelled_flow=False,  # paper 4.1
+        augment=False,
+    ),
+    steps=500,
+    init_from="runs/experiment-matching",
+)
+EXPERIMENTS = {
+    "experiment-matching": EXPERIMENT_MATCHING,
+    "experiment-vggt": EXPERIMENT,
+    "experiment-pi3": replace(
+        EXPERIMENT, name="experiment-pi3", model=replace(EXPERIMENT_PI3, flow=None), loss=LossConfig(rotation=1.0)
+    ),
+}
 
 PRESETS: dict[str, TrainConfig] = {
+    "nano-matching": NANO_MATCHING,
     "nano": NANO,
+    "nano-vggt": NANO_VGGT,
+    **EXPERIMENTS,
     **FLOW3R,
     VGGT_ADAPT.name: VGGT_ADAPT,
     **FLOW3R_VGGT,

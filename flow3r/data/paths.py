@@ -17,7 +17,7 @@ from flow3r.geometry.se3 import from_parts, invert, rotation_angle, rotation_fro
 
 CANDIDATES, HELD_OUT_CANDIDATES = 6, 48
 HELD_OUT_DEGREES = (10.0, 120.0)  # decisions of this project: what held-out views are turned against each other
-EASY_DEGREES = (4.0, 20.0)  # rotation of a path at difficulty 0: a token or two, where matching is learnt first
+PAN = (0.05, 0.6)  # angle of a pan, in fields of view: several patches, at little change of what they show
 CLEARANCE = 0.3  # metres between a camera and anything else
 _PROBE = 8  # rays along a side of an image that estimate what it sees
 _MARGIN = 0.05  # overlap beyond what is asked for, since few rays estimate it
@@ -106,7 +106,8 @@ def _paths(
     if config.held_out:
         wide = torch.ones_like(reach)[:, None]
     else:
-        angle = _path_angle(draws, config, difficulty) * (1 - 1.5 * (caution - 0.6).clamp_min(0))
+        pans, angle = _path_angle(draws, scenes, config)
+        angle = angle * (1 - 1.5 * (caution - 0.6).clamp_min(0))
         wide = (angle / math.radians(60)).clamp_max(1.0)
     steep = wide * caution
     level = torch.where(outdoors, draws.uniform(4, 30, count), draws.uniform(-4, 32, count))
@@ -125,6 +126,8 @@ def _paths(
     middle = orbit.mean(2, keepdim=True) if config.held_out else target[:, :, None] - distance * start[:, :, None, :, 2]
     loose = torch.where(draws.chance(0.3, count), draws.uniform(0, 0.5, count), draws.uniform(0.6, 1.1, count))
     coupling = torch.lerp(loose, torch.ones_like(loose), torch.maximum(wide, caution.expand_as(loose)))
+    if config.pan_share and not config.held_out:
+        coupling = torch.where(pans, draws.uniform(-0.3, 0, count), coupling)  # near the place, or against the turn
     centre = torch.lerp(middle, orbit, coupling[:, :, None, None])
     shift = draws.log_uniform(0.01, 0.06 + 0.44 * difficulty, count, 1, 1) * (1 - 0.6 * caution[:, None, None])
     heading = F.normalize(draws.normal(count, 1, 3), dim=-1)
@@ -133,12 +136,14 @@ def _paths(
     return from_parts(rotation, _kept_free(scenes, centre))
 
 
-def _path_angle(draws: Draws, config: WorldsConfig, difficulty: float) -> Float[Tensor, "B 1"]:
-    """The angle, in radians, between the outermost views: log-uniform, its range widening with difficulty."""
-    low, high = (
-        easy * (full / easy) ** difficulty for easy, full in zip(EASY_DEGREES, config.rotation_degrees, strict=True)
-    )
-    return torch.deg2rad(draws.log_uniform(low, high, 1))
+def _path_angle(draws: Draws, scenes: Scenes, config: WorldsConfig) -> tuple[Bool[Tensor, "B 1"], Float[Tensor, "B 1"]]:
+    """Which scenes are pans, and the angle, in radians, between the outermost views: of pans by the field of view."""
+    angle = torch.deg2rad(draws.log_uniform(*config.rotation_degrees, 1))
+    if not config.pan_share:  # no draw, so that worlds without pans stay what they are
+        return torch.zeros_like(angle, dtype=torch.bool), angle
+    pans = draws.chance(config.pan_share, 1)
+    across = 2 * torch.atan(scenes.intrinsics[:, 0, 2] / scenes.intrinsics[:, 0, 0])[:, None]
+    return pans, torch.where(pans, across * draws.uniform(*PAN, 1), angle)
 
 
 def _looking(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Float[Tensor, "B C 3 3"]:

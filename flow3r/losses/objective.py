@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flow3r.config import LossConfig, ModelConfig, VggtConfig
+from flow3r.config import LossConfig, MatcherConfig, ModelConfig, VggtConfig
 from flow3r.geometry.align import umeyama
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import from_parts, safe_norm, transform_maps, transform_points
@@ -90,7 +90,19 @@ def vggt_objective(
         return _weighted_sum(terms, weights, _world_records(prediction, views))
 
 
-OBJECTIVES: dict[type, Callable[..., Objective]] = {ModelConfig: pi3_objective, VggtConfig: vggt_objective}
+def matcher_objective(
+    prediction: Prediction, views: Views, config: LossConfig, generator: torch.Generator | None = None
+) -> Objective:
+    """The flow loss alone. Raises ValueError if the batch has no flow."""
+    with torch.autocast(views.images.device.type, enabled=False):
+        return _weighted_sum(_flow_terms(prediction, views, config), vars(config))
+
+
+OBJECTIVES: dict[type, Callable[..., Objective]] = {
+    ModelConfig: pi3_objective,
+    VggtConfig: vggt_objective,
+    MatcherConfig: matcher_objective,
+}
 
 
 def _weighted_sum(

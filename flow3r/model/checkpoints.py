@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flow3r.config import FlowHeadConfig, ModelConfig, VggtConfig
+from flow3r.config import FlowHeadConfig, MatcherConfig, ModelConfig, VggtConfig
 from flow3r.errors import CheckpointError
 from flow3r.files import atomic_path, write_json
 from flow3r.model.flow3r import Flow3r
+from flow3r.model.matcher import Matcher
 from flow3r.model.sizes import (
     NO_SIZES,
     UNTOLD,
@@ -30,8 +31,9 @@ from flow3r.nn.rope import RopePrecision
 __all__ = ["Start", "find_weights", "initialise_from", "load_encoder", "load_model", "save_model", "start_model"]
 
 FORMAT = "flow3r-1"
-Model = Flow3r | Vggt
-MODEL_OF = {ModelConfig: Flow3r, VggtConfig: Vggt}
+Model = Flow3r | Vggt | Matcher
+MODEL_OF = {ModelConfig: Flow3r, VggtConfig: Vggt, MatcherConfig: Matcher}
+TRUNK = ("encoder.", "multiview.")  # what a model takes of a matcher
 FRESH = ("flow_head.", "encoder.mask_token")  # what a start may lack
 FLOW_HEAD = FlowHeadConfig()
 DROPPED = ("track_head.", "encoder.mask_token")  # what it may have beyond the model
@@ -56,6 +58,10 @@ def load_model(
     """
     source = read_source(name_or_path, accept_license)
     config = config or sizes_of(source)
+    if isinstance(config, MatcherConfig):
+        raise CheckpointError(
+            f"{source.path}: a matcher, which predicts no geometry; start a model from it (init_from)"
+        )
     if rope_precision is not None:
         multiview = dataclasses.replace(config.multiview, rope_precision=rope_precision)
         config = dataclasses.replace(config, multiview=multiview)
@@ -125,6 +131,7 @@ def start_model(
 def initialise_from(model: Model, name_or_path: str | Path, *, accept_license: bool = False) -> Start:
     """Copy weights into a model by key. A flow head may stay fresh, a track head be dropped; the rest must fit.
 
+    Of a matcher, a model takes the trunk, all its heads staying fresh, and its camera tokens, if the matcher has none.
     Of a model whose first view has tokens of its own, one without takes those of the other views. Raises
     CheckpointError for other sizes, and as `load_model`.
     """
@@ -133,10 +140,16 @@ def initialise_from(model: Model, name_or_path: str | Path, *, accept_license: b
 
 def _initialise_from(model: Model, source: Source) -> Start:
     untold = UNTOLD if source.layout.family else ()
-    differing = differing_sizes(sizes_of(source), model.config, NO_SIZES + untold)
+    sizes, wanted, tensors = sizes_of(source), model.config, source.tensors
+    if isinstance(sizes, MatcherConfig) and not isinstance(wanted, MatcherConfig):
+        wanted, untold = MatcherConfig(wanted.encoder, wanted.multiview, wanted.tokens), ("multiview.camera_tokens",)
+        heads = {key: value for key, value in model.state_dict().items() if not key.startswith(TRUNK)}
+        tokens = {key: value for key, value in model.state_dict().items() if key == "multiview.camera_tokens"}
+        tensors = heads | tokens | {key: value for key, value in tensors.items() if key.startswith(TRUNK)}
+    differing = differing_sizes(sizes, wanted, NO_SIZES + untold)
     if differing:
         raise CheckpointError(f"{source.path}: its sizes differ from the model's: {'; '.join(differing[:3])}")
-    return _copy(model, source, source.tensors)
+    return _copy(model, source, tensors)
 
 
 def load_encoder(model: Model, name_or_path: str | Path, *, accept_license: bool = False) -> Start:

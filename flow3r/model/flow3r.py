@@ -12,9 +12,9 @@ from flow3r.config import ModelConfig
 from flow3r.geometry.se3 import transform_maps
 from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import Branch, CameraHead, PatchHead, points_from_raw
+from flow3r.model.initial import initialise, initialise_trunk
 from flow3r.model.inputs import OUTPUTS, check_call
 from flow3r.model.multiview import MultiViewTransformer
-from flow3r.nn.attention import Attention
 from flow3r.nn.dinov2 import DinoV2
 from flow3r.nn.memory import WHOLE, Memory
 from flow3r.types import Latents, Prediction
@@ -36,11 +36,14 @@ class Flow3r(nn.Module):
         self.config = config
         self.memory: Memory = WHOLE
         trunk, branch, patch = config.multiview, config.branch, config.encoder.patch
-        self.encoder = DinoV2(config.encoder).apply(initialise)
-        self.multiview = MultiViewTransformer(config.encoder.width, trunk).apply(initialise)
-        self.point_branch = Branch(trunk, branch.width, branch).apply(initialise)
+        self.encoder = DinoV2(config.encoder)
+        self.multiview = MultiViewTransformer(config.encoder.width, trunk)
+        initialise_trunk(self.encoder, self.multiview)
+        self.point_branch = Branch(trunk, branch.width, branch)
+        initialise(self.point_branch)
         self.confidence_branch = copy.deepcopy(self.point_branch)
-        self.camera_branch = Branch(trunk, branch.camera_width, branch).apply(initialise)
+        self.camera_branch = Branch(trunk, branch.camera_width, branch)
+        initialise(self.camera_branch)
         self.point_head = PatchHead(branch.width, 3, patch)
         self.confidence_head = PatchHead(branch.width, 1, patch)
         self.camera_head = CameraHead(branch.camera_width)
@@ -123,14 +126,3 @@ class Flow3r(nn.Module):
         self, images: Tensor, pairs: Tensor | None, outputs: Collection[str], intrinsics: Tensor | None = None
     ) -> None:
         check_call(images, pairs, outputs, intrinsics, self.config, self.point_head.proj.weight)
-
-
-def initialise(module: nn.Module) -> None:
-    """Start a transformer's part from scratch."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    if isinstance(module, Attention) and isinstance(module.q_norm, nn.LayerNorm):
-        # Equal queries and keys: attention starts as likeness of content, from which matching across views is learnt.
-        query, key, _ = module.qkv.weight.data.chunk(3)
-        key.copy_(query)

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from flow3r.config import ModelConfig, VggtConfig
+from flow3r.config import MatcherConfig, ModelConfig, VggtConfig
 
 OUTPUTS = ("points", "confidence", "cameras")
 BRIGHTEST = 1.5  # ours: resampling may overshoot 1 a little, 8-bit values do so by far
@@ -16,7 +16,7 @@ def check_call(
     pairs: Tensor | None,
     outputs: Collection[str],
     intrinsics: Tensor | None,
-    config: ModelConfig | VggtConfig,
+    config: ModelConfig | VggtConfig | MatcherConfig,
     head_weight: Tensor,
 ) -> None:
     """Raise ValueError for a call that a model of these sizes, with this weight of a head in fp32, cannot answer."""
@@ -24,7 +24,7 @@ def check_call(
     check_head_precision(head_weight)
     check_outputs(outputs)
     if pairs is not None:
-        check_pairs(pairs, *images.shape[:2], config.flow is not None)
+        check_pairs(pairs, *images.shape[:2], bool(config.flow))
     if intrinsics is not None:
         check_intrinsics(intrinsics, images)
 

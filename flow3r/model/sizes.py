@@ -14,14 +14,15 @@ from flow3r.config import (
     DenseHeadConfig,
     EncoderConfig,
     FlowHeadConfig,
+    MatcherConfig,
     ModelConfig,
     MultiViewConfig,
     TrackHeadConfig,
     VggtConfig,
 )
 
-Sizes = ModelConfig | VggtConfig
-CONFIG_OF_FAMILY = {"flow3r": ModelConfig, "vggt": VggtConfig}
+Sizes = ModelConfig | VggtConfig | MatcherConfig
+CONFIG_OF_FAMILY = {"flow3r": ModelConfig, "vggt": VggtConfig, "matcher": MatcherConfig}
 # What a configuration says beyond the function of the weights that every program has in common.
 NO_SIZES = (
     "tokens",

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from flow3r.config import VggtConfig
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import transform_maps
-from flow3r.model.flow3r import IMAGENET_MEAN, IMAGENET_STD, initialise
+from flow3r.model.flow3r import IMAGENET_MEAN, IMAGENET_STD
 from flow3r.model.flow_heads import LatentWidths, make_flow_head
 from flow3r.model.heads import DenseHead, IterativeCameraHead, camera_from_code
+from flow3r.model.initial import initialise_trunk
 from flow3r.model.inputs import OUTPUTS, check_call
 from flow3r.model.multiview import MultiViewTransformer
 from flow3r.model.tracking import TrackHead
@@ -43,8 +44,9 @@ class Vggt(nn.Module):
         self.config = config
         self.memory: Memory = WHOLE
         trunk, patch = config.multiview, config.encoder.patch
-        self.encoder = DinoV2(config.encoder).apply(initialise)
-        self.multiview = MultiViewTransformer(config.encoder.width, trunk).apply(initialise)
+        self.encoder = DinoV2(config.encoder)
+        self.multiview = MultiViewTransformer(config.encoder.width, trunk)
+        initialise_trunk(self.encoder, self.multiview)
         self.camera_head = IterativeCameraHead(2 * trunk.width, config.camera)
         self.depth_head = DenseHead(2 * trunk.width, 1, patch, config.dense)
         self.point_head = DenseHead(2 * trunk.width, 3, patch, config.dense)

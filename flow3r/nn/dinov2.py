@@ -68,8 +68,8 @@ class DinoV2(nn.Module):
         return F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True).flatten(2).mT
 
 
-def sine_positions(side: int, width: int, strength: float = 0.3) -> Float[Tensor, "T D"]:
-    """A start for the position table of a grid: sines and cosines of y, then of x, not much weaker than the content.
+def sine_positions(side: int, width: int, strength: float = 0.6) -> Float[Tensor, "T D"]:
+    """A start for the position table of a grid: sines and cosines of y, then of x, about as strong as the content.
 
     On the CPU, since arithmetic on the meta device, where checkpoints are fitted, would load torch's compiler.
     """

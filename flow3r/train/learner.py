@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from flow3r.config import TrainConfig
+from flow3r.config import MatcherConfig, TrainConfig, VggtConfig
 from flow3r.losses.objective import OBJECTIVES, Objective
 from flow3r.model.checkpoints import MODEL_OF, Model, find_weights, initialise_from, load_encoder
 from flow3r.nn.memory import Memory
@@ -55,12 +55,16 @@ class Learner(nn.Module):
 def needs_of(views: Views, config: TrainConfig) -> Needs:
     """What the labels of a batch supervise, of what learns; flow comes with its pairs."""
     outputs: tuple[str, ...] = ()
+    if isinstance(config.model, MatcherConfig):
+        return Needs(frozenset(), views.flow is not None)
     if any(not prefix.startswith("flow_head") for prefix in config.trainable):
         if views.labelled:
-            outputs = ("points", "confidence", "cameras")
+            outputs = ("points", "cameras")
+            if isinstance(config.model, VggtConfig) or config.loss.confidence > 0:
+                outputs += ("confidence",)
         elif views.world_from_camera is not None:
             outputs = ("cameras",)
-    flow = config.model.flow is not None and views.flow is not None
+    flow = bool(config.model.flow) and views.flow is not None
     return Needs(frozenset(outputs), flow and (not views.labelled or config.data.labelled_flow))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flow3r.config import TrainConfig
+from flow3r.config import MatcherConfig, TrainConfig
 from flow3r.data.mixture import Tally, stream
 from flow3r.errors import TrainingError
 from flow3r.files import atomic_path, write_text
@@ -109,7 +109,8 @@ class Run:
         """All that the model says of a batch, for a picture, on the first rank."""
         if not (self.ranks.first or self.sharded):
             return None
-        needs = Needs(frozenset(OUTPUTS), self.config.model.flow is not None and views.flow is not None)
+        outputs = () if isinstance(self.config.model, MatcherConfig) else OUTPUTS
+        needs = Needs(frozenset(outputs), bool(self.config.model.flow) and views.flow is not None)
         with torch.no_grad(), in_parts(self.learner):
             return predict(self.model, views, needs, self.config)
 

@@ -49,9 +49,10 @@ def attention_flops(query: torch.Size, key: torch.Size, *args, **kwargs) -> int:
 
 @torch.no_grad()
 def counted_flops(config: ModelConfig | VggtConfig, views: int, size: tuple[int, int], pairs: int, **options) -> int:
+    model = make(config).requires_grad_(False)
     attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
     with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-        make(config).requires_grad_(False)(tiny_images(1, views, *size), some_pairs(views, pairs), **options)
+        model(tiny_images(1, views, *size), some_pairs(views, pairs), **options)
     return counter.get_total_flops()
 
 
@@ -63,6 +64,16 @@ def test_operations_are_those_that_run(config, kind):
     counted = counted_flops(config, views, size, pairs)
     rotations = counted - forward_flops(config, views, *size, pairs)  # products of 3 x 3 matrices are left out
     assert 0 <= rotations <= 60 * 27 * (views + pairs)
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["flow3r", "vggt"])
+@pytest.mark.parametrize("target", [{"target": "pose"}, {"camera_width": 5}], ids=["pose", "width"])
+def test_operations_of_a_head_that_learns_less_of_its_target(config, target):
+    config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, **target))
+    counted = counted_flops(config, 3, (42, 70), 5, outputs=())
+    assert 0 <= counted - forward_flops(config, 3, 42, 70, 5, outputs=()) <= 60 * 27 * (3 + 5)
+    measured = measured_bytes(config, 2, (56, 56), 12)
+    assert 0.99 * measured < peak_bytes(config, 2, 56, 56, dtype=torch.float32, pairs=12) < 1.3 * measured
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_VGGT], ids=["flow3r", "vggt"])
