@@ -282,7 +282,7 @@ EXPERIMENT = TrainConfig(  # the base of all arms: 3D labels alone
     optim=OptimConfig(learning_rate=1.5e-3, warmup_steps=40, weight_decay=0.02, final_fraction=0.02),
     data=DataConfig(
         views=(2, 4),
-        images_per_batch=24,
+        images_per_batch=16,
         tokens=EXPERIMENT_VGGT.tokens,
         aspect=(1.0, 1.0),
         pairs_per_scene=4,
