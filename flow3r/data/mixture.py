@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from flow3r.config import DataConfig, TrainConfig
 from flow3r.data.augment import augment
+from flow3r.data.beside import made_beside
 from flow3r.data.worlds import render_worlds
 from flow3r.errors import InputError, LabelStoreError, TrainingError
-from flow3r.types import Views
+from flow3r.types import OnDevice, Views
 
 TRAINING_SEEDS = 2**40  # worlds below are for training, those from here on for measuring
 BAD_SAMPLE = (InputError, LabelStoreError, OSError)  # data that cannot be read; all other errors are ours, and stop
@@ -48,7 +49,7 @@ class Wanted:
 class Source(ABC):
     """Scenes to learn from: labelled ones with depth, intrinsics and poses, or unlabelled clips with flow labels.
 
-    `in_process`: it draws on an accelerator, so that worker processes cannot.
+    `in_process`: it draws on an accelerator, so that worker processes cannot; a thread beside the training step does.
     """
 
     in_process: bool = False
@@ -135,7 +136,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(OnDevice):
     """A step's views, None where all attempts failed; what was wrong with the draws that they replace; and what the
     source counted."""
 
@@ -248,7 +249,8 @@ def iterate_batches(
     rank: int = 0,
     tally: Tally | None = None,
 ) -> Iterator[Views]:
-    """Batches from `first_step` on, on `device`: read ahead by workers, but for sources that draw in this process.
+    """Batches from `first_step` on, on `device`: read ahead by workers, or where sources draw in this process, by a
+    thread of it; without workers, when they are asked for.
 
     A draw that cannot be read is replaced by another of the same source, and counted in `tally`. Raises TrainingError
     where that does not help, or happens too often, and where a worker has died whose batch is next.
@@ -256,26 +258,38 @@ def iterate_batches(
     batches = StepBatches(config, clips, device, labelled=labelled, rank=rank)
     tally = tally or Tally(config.data.bad_sample_budget)
 
-    def in_place(step: int) -> bool:
-        return config.data.workers == 0 or batches.plan(step).source.in_process
+    def ready(batch: Batch, step: int) -> Batch:
+        """On the device, and augmented; for a CPU it was, as it was made."""
+        if batch.views is None or device.type == "cpu":
+            return batch
+        return replace(batch, views=batches.augmented(batch.views.to(device), step))
 
-    steps = range(first_step, config.steps)
-    ahead = _made_ahead(batches, (step for step in steps if not in_place(step)))
+    def made_here(step: int) -> Batch:
+        return ready(batches[step], step)
+
+    def is_beside(step: int) -> bool:
+        return batches.plan(step).source.in_process
+
+    steps, idle = range(first_step, config.steps), threading.Lock()
+    ahead = _made_ahead(batches, (step for step in steps if not is_beside(step)), idle)
+    beside = made_beside(made_here, (step for step in steps if is_beside(step)), device, idle)
     for step in steps:
         try:
-            batch = batches[step] if in_place(step) else next(ahead)
+            if config.data.workers == 0:
+                batch = made_here(step)
+            else:
+                batch = next(beside) if is_beside(step) else ready(next(ahead), step)
         except DeadWorker as death:
             raise TrainingError(f"step {step}: {death}") from death
-        views = tally.add(batch, step).to(device)
-        yield views if device.type == "cpu" else batches.augmented(views, step)
+        yield tally.add(batch, step)
 
 
 class DeadWorker(Exception):
     """A process that made batches ahead is no more; the message says which, how it ended, and what to do."""
 
 
-def _made_ahead(batches: StepBatches, steps: Iterable[int]) -> Iterator[Batch]:
-    """The batches of some steps, by workers that start when the first is asked for."""
+def _made_ahead(batches: StepBatches, steps: Iterable[int], idle: threading.Lock) -> Iterator[Batch]:
+    """The batches of some steps, by workers that start when the first is asked for, while nobody holds `idle`."""
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -285,7 +299,7 @@ def _made_ahead(batches: StepBatches, steps: Iterable[int]) -> Iterator[Batch]:
         worker_init_fn=_outlive_one_termination,
     )
     others = set(multiprocessing.active_children())
-    with _deaths_found_late():
+    with idle, _deaths_found_late():
         made = iter(loader)
     workers = [child for child in multiprocessing.active_children() if child not in others]
     while True:
