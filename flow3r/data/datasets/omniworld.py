@@ -11,6 +11,7 @@ the coarser cameras of `droidclib`. Frames without depth are left out.
 Held out are the test splits of its benchmark, which the release's metadata/omniworld_game_metadata.csv names (column
 "Test Split Index" of the scene "UID"), as far as that file is there. Other splits of these recordings show the same
 places; so that there are unseen places too, all splits of the scenes that `scenes_for_tests` chooses are held out.
+Rows of both releases of that table were read (docs/data.md); the first names no tests.
 """
 
 import csv
@@ -104,7 +105,8 @@ def _published_tests(file: Path) -> set[str]:
         listed = list(csv.DictReader(rows))
     if listed and not {"UID", "Test Split Index"} <= set(listed[0]):
         raise InputError(
-            f"{file}: has the columns {', '.join(listed[0])}; expected UID and Test Split Index among them"
+            f"{file}: has the columns {', '.join(listed[0])}; expected UID and Test Split Index among them. "
+            "The first release of this table names no tests: fetch the present one"
         )
     return {f"{row['UID']}/split_{int(k)}" for row in listed for k in row["Test Split Index"].split(",") if k.strip()}
 

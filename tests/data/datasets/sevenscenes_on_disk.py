@@ -6,6 +6,7 @@ which repeats that of "On the Limits of Pseudo Ground Truth in Visual Camera Re-
 depth to the colour camera, focal length of colour 525).
 """
 
+import re
 from pathlib import Path
 
 import cv2
@@ -43,8 +44,8 @@ def write_sevenscenes(folder: Path, truth: Rendered, *, projected: bool, seen: R
         raw = np.round(seen.depth[k] * 1000).astype(np.uint16)
         raw[:40, :40] = 65535
         cv2.imwrite(f"{stem}.depth.png", raw)
-        rows = ["\t ".join(f"{number: .7e}" for number in row) for row in pose]
-        Path(f"{stem}.pose.txt").write_text("\n".join(rows) + "\n")
+        text = "".join("".join(f" {number: .7e}\t" for number in row) + "\n" for row in pose)
+        Path(f"{stem}.pose.txt").write_text(re.sub(r"e([+-])", r"e\g<1>0", text))  # 9.3817085e-001, as released
         if projected:
             through = np.round(truth.depth[k] * 1000).astype(np.uint16)
             through[:40, :40] = 0

@@ -67,8 +67,8 @@ def test_tests_are_published_splits_and_whole_scenes(tmp_path):
         f'UID,Split Num,Test Split Index,FPS\n{other},2,"1",24.0\n6cf238440181,45,"10,13",24.0\nx,7,,24.0\n'
     )
     assert set(OMNIWORLD.held_out(tmp_path)) == by_hash | {f"{other}/split_1"}
-    table.write_text("UID,Split Num\nx,1\n")
-    with pytest.raises(InputError, match="Test Split Index"):
+    table.write_text("UID,Video Path,Annotation Path,Img Num,Split Num,FPS,Resolution\nx,v/x,a/x,605,4,24,1280×720\n")
+    with pytest.raises(InputError, match=r"Test Split Index.*first release.*fetch the present one"):
         OMNIWORLD.held_out(tmp_path)
 
 

@@ -86,7 +86,7 @@ def test_frames_that_miss_a_file_or_a_finite_pose_are_counted(truth: Rendered, t
 
 def test_splits_are_named_as_sequences_are(tmp_path: Path):
     (tmp_path / "heads").mkdir()
-    (tmp_path / "heads/TestSplit.txt").write_text("sequence1\nsequence12\n")
+    (tmp_path / "heads/TestSplit.txt").write_bytes(b"sequence1\r\nsequence12\r\n")  # Windows lines, as released
     assert split(tmp_path / "heads", "Test") == ["heads/seq-01", "heads/seq-12"]
 
 
