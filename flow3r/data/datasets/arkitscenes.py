@@ -5,8 +5,9 @@ After DATA.md, raw/README.md and threedod/benchmark_scripts/utils/tenFpsDataLoad
 millimetres; a .pincam holds width, height, fx, fy, cx, cy with integer pixel centres, and its name may differ from its
 image's by 1 ms; a line of the trajectory holds seconds, axis-angle and translation of the world-to-camera motion with
 OpenCV's axes. Poses come at 10 Hz, images at up to 60 Hz: images without a pose within 5 ms, that loader's tolerance,
-are left out. The world's z is up (datasets_preprocess/preprocess_arkitscenes.py of naver/dust3r), which tells how the
-device was held: sequences are turned upright.
+are left out. The world's z is up (datasets_preprocess/preprocess_arkitscenes.py of naver/dust3r; the maintainers, in
+issue 81), which tells how the device was held: sequences are turned upright. Of real files only a .pincam was found and
+read (docs/data.md).
 """
 
 from collections import Counter

@@ -3,7 +3,7 @@ reconstructions, so that images and rendered depth agree.
 
 After the README of YoYo000/BlendedMVS; cameras and depth maps are MVSNet's (see mvsnet). The images without masks are
 used. A reconstruction has a scale of its own. The views of a scene are photographs, in no particular order; their depth
-may be empty.
+may be empty. Real cameras of two scenes were read (docs/data.md).
 """
 
 from collections import Counter

@@ -5,6 +5,7 @@ After the README and co3d/dataset/data_types.py of facebookresearch/co3d; camera
 PyTorch3D's documentation: row vectors, x left and y up, the principal point in units of half the shorter side (or of
 half of each side), counted from the image's edges, so that pixel centres are half-integers as here. Depth after
 PyTorch3D's implicitron: a 16-bit PNG holds the bits of float16. A frame's number is not that in its file's name.
+Real annotations of four frames were read (docs/data.md).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Sparse models of COLMAP, in text or binary, as datasets release them: cameras and poses, without points.
 
 After "Output Format" of COLMAP's documentation: poses are world-to-camera, quaternions wxyz, axes as in OpenCV; the
-centre of the top left pixel is (0.5, 0.5), as in flow3r.
+centre of the top left pixel is (0.5, 0.5), as in flow3r. A real model in text was read (docs/data.md).
 """
 
 import struct

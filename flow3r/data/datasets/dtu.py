@@ -3,7 +3,8 @@
 After Spann3R's loader and its script that renders the depth from a mesh of the scans, and π³'s loader, which reads the
 same. Cameras are MVSNet's text, lengths in mm; both are in metres here. Depth is unknown where it is 0 and outside
 `binary_masks`, eroded by 10 x 10 pixels as those loaders do. K is in half-integer pixel centres, as MVSNet samples
-images with it and as the renderer of the depth (pyrender) takes it; the loaders use it as in integer ones.
+images with it and as the renderer of the depth (pyrender) takes it; the loaders use it as in integer ones. Real cameras
+were read (docs/data.md).
 """
 
 from collections import Counter

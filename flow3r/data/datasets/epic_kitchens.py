@@ -7,7 +7,8 @@ epic-kitchens-100-annotations: put beside the participants, it is read. Early co
 P27_103 are of other videos (see its errata). The lens is wide and not calibrated here.
 
 Held out are the videos of EPIC_100_validation.csv and EPIC_100_test_timestamps.csv of those annotations (column
-"video_id"), as far as these files are put beside the participants too.
+"video_id"), as far as these files are put beside the participants too. Rows of all three real tables were read
+(docs/data.md).
 """
 
 import csv

@@ -5,6 +5,7 @@ rows, infinite where unknown, in a file named as its image) and π³'s preparati
 so those are read (`<scene>_dslr_jpg` and `<scene>_dslr_depth` unpacked into one folder) and both are undistorted here
 to a pinhole of the same focal lengths and principal point, by COLMAP's full camera model; π³ drops its tangential and
 prism terms. Depth is taken from the nearest pixel, and is sparse. Pixel centres are half-integer, as COLMAP's are.
+Lines of real calibrations were read (docs/data.md).
 """
 
 from collections import Counter

@@ -2,7 +2,8 @@
 
 After the repository of its mirror, cvdfoundation/kinetics-dataset, whose extractor unpacks the archives of a split into
 a folder of its name, with or without folders of classes; a clip is called <id>_<start>_<end>.mp4, in whole seconds of
-its video with six digits. Some clips were replaced or lost: what is there is listed.
+its video with six digits. Some clips were replaced or lost: what is there is listed. Real names were read
+(docs/data.md).
 """
 
 from collections.abc import Sequence as List

@@ -5,7 +5,7 @@ After the benchmark's devkit, which says to unpack everything into one folder: a
 recordings, `<date>/<drive>/image_0X/data/<number>.png`, which hold the images. K is the left part of P_rect_0X in
 `<date>/calib_cam_to_cam.txt`, of integer pixel centres, where that file is there. The benchmark has no poses. Its
 `val_selection_cropped` repeats a thousand of these images, and is not read; the first 110 of each drive of `val`, as
-MonST3R and π³ evaluate, are a choice of the evaluation.
+MonST3R and π³ evaluate, are a choice of the evaluation. A real calibration was read (docs/data.md).
 """
 
 from collections import Counter

@@ -5,7 +5,8 @@ After the dataset's page and RealEstate10K_Downloader (cashiwamochi), whose nami
 address, then lines of `timestamp fx fy cx cy 0 0` and the 3 x 4 matrix of the camera from the world; timestamps are in
 microseconds, intrinsics in widths and heights of the image, whose middle is (0.5, 0.5): times the size they are in
 half-integer pixel centres. (π³ names frames by their rank, `images/%04d.png`, which slips where a frame is missing.)
-Videos vanish from the web: the clips listed are those whose frames are there.
+Videos vanish from the web: the clips listed are those whose frames are there. Real camera files were read
+(docs/data.md).
 """
 
 from collections import Counter

@@ -5,6 +5,7 @@ ScanNet/ScanNet exports a .sens file: depth in millimetres, poses camera-to-worl
 tracking was lost, integer pixel centres (published ones are centred on (width - 1) / 2). Colour and depth have one pose
 (its maintainers, issue 92) but pinholes of their own: images are warped from one to the other. Or the 90 frames that
 datasets_preprocess/prepare_scannet.py of Junyi42/monst3r keeps: color_90/, depth_90/, pose_90.txt beside intrinsic/.
+Real poses and intrinsics were read (docs/data.md).
 """
 
 from collections import Counter

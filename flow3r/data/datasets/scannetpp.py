@@ -6,6 +6,7 @@ masks of iphone/prepare_iphone_data.py and the depth of common/render.py. After 
 common/render.py, dslr/undistort.py (masks are 255 where valid) and the shaders of liu115/renderpy: z-depth in
 millimetres, 0 unknown, in the distorted images. Images, masks and depth are undistorted on reading, as
 dslr/undistort.py does images: a fisheye to the pinhole that it chooses, an iPhone to the one of the same intrinsics.
+Real intrinsics of both devices were read, no real model (docs/data.md).
 """
 
 import re

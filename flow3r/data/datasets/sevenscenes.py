@@ -7,7 +7,8 @@ read is the colour camera's: its depth is `frame-*.depth.proj.png` where that pr
 raw depth, projected here in the same way, which leaves holes; its pose is that of the release moved by the
 calibration. SimpleRecon, Spann3R and π³ take the pose of the release as the colour camera's, which moves it by 2.6 cm
 and turns it by 0.7 degrees against its own depth. Rotations of the release are rotations to 1e-4 only, and made
-exact. The principal points are nominal; colour's has integer pixel centres, as the preparation rounds.
+exact. The principal points are nominal; colour's has integer pixel centres, as the preparation rounds. Real poses and
+splits were read (docs/data.md).
 """
 
 from collections import Counter

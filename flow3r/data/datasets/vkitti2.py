@@ -5,7 +5,8 @@ virtual_kitti_geometry for depth (16-bit, centimetres) and for the decoder of fl
 pinhole, 725.0087 725.0087 620.5 187 in 1242 x 375, shows integer pixel centres. The archives hold one tree,
 <scene>/<variation>, and may be unpacked over one another or each in a folder of its own name. Depth of 655.35 m is the
 sky. Flow is known of all that is not sky, also of what is hidden in the other frame. Nothing is held out: it has five
-places and no test split, and no table of the paper is measured on it.
+places and no test split, and no table of the paper is measured on it. No real file of it was found; its makers' Virtual
+Gallery has files of the same form, and of these real ones were read (docs/data.md).
 """
 
 from collections import Counter
