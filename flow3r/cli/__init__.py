@@ -1,5 +1,5 @@
-"""The command line: data, label, audit, train, adapt, reconstruct, plan, render, eval, reproduce, convert, export,
-quickstart."""
+"""The command line: data, label, audit, train, adapt, reconstruct, plan, render, eval, reproduce, experiment, convert,
+export, quickstart."""
 
 import sys
 
@@ -7,6 +7,7 @@ import tyro
 
 from flow3r.cli.data import data
 from flow3r.cli.evaluation import evaluate, reproduce
+from flow3r.cli.experiment import experiment
 from flow3r.cli.footage import adapt, audit, label, quickstart
 from flow3r.cli.networks import convert, export
 from flow3r.cli.scenes import plan, reconstruct, render
@@ -24,6 +25,7 @@ COMMANDS = {
     "render": render,
     "eval": evaluate,
     "reproduce": reproduce,
+    "experiment": experiment,
     "convert": convert,
     "export": export,
     "quickstart": quickstart,
