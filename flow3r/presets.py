@@ -292,25 +292,20 @@ EXPERIMENT = TrainConfig(  # the base of all arms: 3D labels alone
     steps=500,
     init_from="runs/experiment-matching",
 )
-EXPERIMENTS = {
-    "experiment-matching": EXPERIMENT_MATCHING,
-    "experiment-vggt": EXPERIMENT,
-    "experiment-pi3": replace(
-        EXPERIMENT, name="experiment-pi3", model=replace(EXPERIMENT_PI3, flow=None), loss=LossConfig(rotation=1.0)
-    ),
-}
+EXPERIMENTS = (
+    EXPERIMENT_MATCHING,
+    EXPERIMENT,
+    replace(EXPERIMENT, name="experiment-pi3", model=replace(EXPERIMENT_PI3, flow=None), loss=LossConfig(rotation=1.0)),
+)
 
-PRESETS: dict[str, TrainConfig] = {
-    "nano-matching": NANO_MATCHING,
-    "nano": NANO,
-    "nano-vggt": NANO_VGGT,
-    **EXPERIMENTS,
+THE_PAPERS: dict[str, TrainConfig] = {  # in an order in which each finds what it starts from
     **FLOW3R,
     VGGT_ADAPT.name: VGGT_ADAPT,
     **FLOW3R_VGGT,
     **{run.name: run for run in _tables_1_4_7()},
     **{run.name: run for run in (*_table_5("pi3", FLOW3R["flow3r"]), *_table_5("vggt", FLOW3R_VGGT["flow3r-vggt"]))},
 }
+PRESETS = {run.name: run for run in (NANO_MATCHING, NANO, NANO_VGGT, *EXPERIMENTS, *THE_PAPERS.values())}
 
 
 def adaptation(model: ModelConfig | VggtConfig, init_from: str) -> TrainConfig:

@@ -28,7 +28,7 @@ from flow3r.eval.tables.collect import Results
 from flow3r.model.checkpoints import save_model
 from flow3r.model.flow3r import Flow3r
 from flow3r.model.vggt import Vggt
-from flow3r.presets import PI3, PRESETS, VGGT
+from flow3r.presets import PI3, PRESETS, THE_PAPERS, VGGT
 from flow3r.teacher import teacher_called
 from flow3r.teacher.label import label_videos
 from flow3r.teacher.runners import rank_and_world
@@ -37,7 +37,7 @@ from flow3r.train.loop import train
 TOY_BELOW = 0.01  # of the scale: less is a rehearsal with models that train in seconds
 TOY_DRAWS, TOY_BUDGET = 1, 2_000  # of each sequence; points whose neighbours are sought
 BASE_MODELS = {"pi3": PI3, "vggt": VGGT}  # rows of the tables that are trained by others
-TRAINED = tuple(name for name in PRESETS if name != "nano")  # in an order in which each finds what it starts from
+TRAINED = tuple(THE_PAPERS)
 
 STAGES = ("label", "train", "evaluate")
 
