@@ -17,7 +17,7 @@ def experiment(
     table: Positional[Table],
     schedule: Literal["cpu", "cuda", "toy"] = "cpu",
     out: Annotated[Path, arg(aliases=["-o"])] = Path("runs/experiments"),
-    docs: Path = Path("docs"),
+    docs: Path | None = None,
     seeds: tuple[int, ...] = (),
     arms: tuple[str, ...] = (),
     regimes: tuple[str, ...] = (),
@@ -36,7 +36,7 @@ def experiment(
         table: A table of the paper (docs/experiments.md), or `limits`: its two stated limitations, measured.
         schedule: Sizes of all runs: for two CPU cores, for a CUDA device, or of a toy that takes seconds.
         out: Folder for worlds, runs and results.
-        docs: Folder for the report's tables and plots.
+        docs: Folder for the report's page, tables and plots; by default `report` in the folder of the schedule.
         seeds: Of the chains; by default the schedule's.
         arms: Some of the table's; by default all.
         regimes: Some of the table's; by default all.
@@ -64,12 +64,10 @@ def experiment(
         PRINT.print(escape("\n".join(forecast(settings, jobs, processes))), soft_wrap=True)
         return
     failed = {} if report else carry_out(settings, jobs, processes, _say)
-    _report(table, settings.folder, docs)
+    _report(table, out, docs or settings.folder / "report", schedule)
     if failed:
-        print(
-            f"flow3r: {len(failed)} of {len(jobs)} jobs failed, see above; the same command tries again",
-            file=sys.stderr,
-        )
+        said = f"{len(failed)} of {len(jobs)} jobs failed, see above; the same command tries them again"
+        print(f"flow3r: {said}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -77,7 +75,8 @@ def _say(text: str) -> None:
     PRINT.print(escape(text), soft_wrap=True)
 
 
-def _report(table: str, results: Path, docs: Path) -> None:
+def _report(table: str, out: Path, docs: Path, schedule: str) -> None:
     from flow3r.experiment.report import report
 
-    report(table, results, docs)
+    for path in report(table, out, docs, schedule=schedule):
+        PRINT.print(f"  {path}", soft_wrap=True)
