@@ -32,6 +32,11 @@ def intrinsics_from_focal(focal: Float[Tensor, "*b 2"], principal: Float[Tensor,
     return torch.stack(rows, dim=-2)
 
 
+def fields_of_view(intrinsics: Float[Tensor, "*b 3 3"], height: int, width: int) -> Float[Tensor, "*b 2"]:
+    """Across and down, in radians, for an image of this size; principal points do not count."""
+    return 2 * torch.atan2(intrinsics.new_tensor([width, height]), 2 * intrinsics[..., [0, 1], [0, 1]])
+
+
 def project(
     points: Float[Tensor, "*b H W 3"], intrinsics: Float[Tensor, "*b 3 3"], nearest: float = 1e-6
 ) -> Float[Tensor, "*b H W 2"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flow3r.geometry.align import umeyama, weighted_median_scale
-from flow3r.geometry.camera import pixel_grid, project
+from flow3r.geometry.camera import fields_of_view, pixel_grid, project
 from flow3r.geometry.se3 import invert, rotation_angle, safe_norm, transform_maps
 
 SMOOTH_L1_DEGREES = 3.0  # MoGe: width of the quadratic part of the normal loss
@@ -242,9 +242,7 @@ def field_of_view_loss(
 ) -> Float[Tensor, ""]:
     """Mean absolute difference of the fields of view across and down, in radians, of pinholes of images of this size
     (VGGT); principal points do not count."""
-    size = truth.new_tensor([width, height])
-    views = [2 * torch.atan2(size, 2 * pinhole[..., [0, 1], [0, 1]]) for pinhole in (predicted, truth)]
-    return (views[0] - views[1]).abs().mean()
+    return (fields_of_view(predicted, height, width) - fields_of_view(truth, height, width)).abs().mean()
 
 
 def weighted_by_confidence(

@@ -21,7 +21,7 @@ from flow3r.config import (
     VggtConfig,
 )
 from flow3r.model.flow3r import FLOW_LEVELS, Flow3r
-from flow3r.model.flow_heads import FLOW_HEADS, LatentWidths
+from flow3r.model.flow_heads import LatentWidths, flow_head_class
 from flow3r.model.heads import IterativeCameraHead
 from flow3r.model.inputs import OUTPUTS
 from flow3r.model.vggt import Vggt
@@ -40,7 +40,7 @@ def forward_flops(
     grid = (height // config.encoder.patch, width // config.encoder.patch)
     wanted, latents = set(outputs), False
     if pairs:
-        head = FLOW_HEADS[config.flow.kind]
+        head = flow_head_class(config.flow)
         wanted, latents = wanted | head.needs, head.reads_latents
     total = views * encoder_flops(config.encoder, grid)
     total += multiview_flops(config.multiview, config.encoder.width, views, grid[0] * grid[1])
@@ -88,7 +88,7 @@ def latent_widths(config: Sizes) -> LatentWidths:
         width = config.branch.width
         return LatentWidths(width, width, fused=width, source_camera=True)
     width = config.multiview.width
-    return LatentWidths(2 * width, 2 * width, fused=width, source_camera=False)
+    return LatentWidths(2 * width, 2 * width, fused=width, source_camera=False, pinhole=True)
 
 
 def dpt_flops(
@@ -167,10 +167,21 @@ def flow_flops(
         rest += patches * (linear_flops(fused, patches) + linear_flops(patches, 2 + 2 * fused))
     else:
         camera = linear_flops(widths.camera, 2 * fused)
-        first = patches * (linear_flops(widths.geometry, 2 * fused) + widths.source_camera * camera) + camera
+        first = patches * (linear_flops(widths.geometry, 2 * fused) + widths.source_camera * camera)
+        by_view, by_pair = _target_flops(flow, widths)
+        first, rest = first + by_view, rest + by_pair
     outputs = 3 if flow.kind == "projective+sceneflow" else 2
     dense = dpt_flops(fused, flow, outputs, grid, size)
     return projection + FLOW_LEVELS * (views * first + pairs * rest) + pairs * dense
+
+
+def _target_flops(flow: FlowHeadConfig, widths: LatentWidths) -> tuple[int, int]:
+    """Of a target view on its way into a factored head, at each level: of every view, and of every pair."""
+    camera, hidden, entered = widths.camera, widths.fused // 2, linear_flops(widths.camera, 2 * widths.fused)
+    if flow.target == "pose":  # once for all levels
+        mlp = linear_flops(9 + 3 + 2 * widths.pinhole, hidden) + linear_flops(hidden, camera)
+        return 0, (mlp + entered) // FLOW_LEVELS
+    return entered + 2 * linear_flops(camera, flow.camera_width or 0), 0
 
 
 def peak_bytes(
@@ -270,7 +281,7 @@ def _flow3r_head_bytes(config: ModelConfig, scene: _Scene, pairs: int) -> int:
     """The tokens, the latents if flow is asked for; the last of three branches, points of camera and world, or flow."""
     branch, trunk = config.branch, config.multiview
     tokens = scene.patches + specials(trunk)
-    latents = pairs and FLOW_HEADS[config.flow.kind].reads_latents
+    latents = pairs and flow_head_class(config.flow).reads_latents
     widths = 2 * trunk.width + (2 * FLOW_LEVELS * branch.width if latents else 0)
     kept = scene.views * tokens * widths * scene.stream
     views = scene.at_once(tokens)

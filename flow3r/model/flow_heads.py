@@ -7,9 +7,12 @@ returns `Flow`. They differ in what of them they read:
     tracking                patch features of i and of j, matched to each other
     projective              the decoded points of i and camera of j                                            Eq. 5
     projective+sceneflow    the same, and a predicted motion of the points
+
+Ours: of the factored head there are forms that learn less of j, which show whether its camera latents carry more than a
+pose: `target="pose"` reads its decoded camera in their place, `camera_width` lets few of their channels through.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flow3r.config import FlowHeadConfig
-from flow3r.geometry.camera import centred_intrinsics, least_squares_focal_from_points, pixel_grid, project
+from flow3r.geometry.camera import (
+    centred_intrinsics,
+    fields_of_view,
+    least_squares_focal_from_points,
+    pixel_grid,
+    project,
+)
 from flow3r.geometry.flow import pixels_from_ndc
 from flow3r.geometry.se3 import invert, transform_maps
 from flow3r.nn.dpt import Dpt
 from flow3r.nn.memory import WHOLE, Memory
+from flow3r.nn.precision import keep_full_precision
 from flow3r.types import Flow, Latents, Prediction
 
 UNKNOWN = Prediction()
@@ -32,12 +42,16 @@ FARTHEST = 2.0  # ours: a projected point lies at most so many image sizes from 
 
 @dataclass(frozen=True)
 class LatentWidths:
-    """Channels of a family's latents; `fused`: of a pair's tokens. Global geometry needs no source camera (A.1)."""
+    """Channels of a family's latents; `fused`: of a pair's tokens. Global geometry needs no source camera (A.1).
+
+    `pinhole`: the family decodes fields of view, too.
+    """
 
     geometry: int
     camera: int
     fused: int
     source_camera: bool
+    pinhole: bool = False
 
 
 class PairDecoder(nn.Module):
@@ -84,20 +98,29 @@ class PairDecoder(nn.Module):
 
 class FactoredMap(PairDecoder):
     """A dense map of a pair from the geometry latents of i and the camera latents of j, and of i where geometry is
-    local. View j enters by one vector per level alone, the mean of its camera latents."""
+    local. View j enters by one vector per level alone, the mean of its camera latents.
+
+    With `config.camera_width` that vector first goes through a linear map to so many channels, and one back to its own
+    number, so that the head has about the parameters of one without. All levels share the two.
+    """
 
     def __init__(self, outputs: int, widths: LatentWidths, config: FlowHeadConfig, patch: int):
         cameras = 2 if widths.source_camera else 1
         super().__init__(cameras * widths.camera + widths.geometry, widths.fused, outputs, config, patch)
-        self.widths = widths
+        self.widths, self.bottleneck = widths, None
+        if config.camera_width is not None:
+            narrow = nn.Linear(widths.camera, config.camera_width, bias=False)
+            self.bottleneck = nn.Sequential(narrow, nn.Linear(config.camera_width, widths.camera, bias=False))
 
-    def predict(self, latents: Latents, pairs: Int[Tensor, "B P 2"], memory: Memory) -> Float[Tensor, "B P H W c"]:
+    def predict(
+        self, latents: Latents, pairs: Int[Tensor, "B P 2"], memory: Memory, prediction: Prediction = UNKNOWN
+    ) -> Float[Tensor, "B P H W c"]:
         """The map of each pair; its first layer's weight acts on [c_i, c_j, g_i] in parts."""
         sources = [self.source_part(g, c) for g, c in zip(latents.geometry, latents.camera, strict=True)]
-        targets = [self.target_part(c) for c in latents.camera]
+        targets = self.targets(latents, prediction)
 
         def decode(i: Tensor, j: Tensor) -> Tensor:
-            fused = [self.fuse(s[i] + t[j][:, None, None]) for s, t in zip(sources, targets, strict=True)]
+            fused = [self.fuse(s[i] + t[:, None, None]) for s, t in zip(sources, targets(i, j), strict=True)]
             return self.dense(tuple(fused))
 
         _, views, *grid, _ = latents.geometry[0].shape
@@ -113,11 +136,22 @@ class FactoredMap(PairDecoder):
             part = part + F.linear(camera, weight[:, :width])
         return part.flatten(0, 1)
 
+    def targets(
+        self, latents: Latents, prediction: Prediction
+    ) -> Callable[[Tensor, Tensor], Sequence[Float[Tensor, "p E"]]]:
+        """By flat indices of views i and j: what the first layer makes of j at each level, one vector for each pair."""
+        parts = [self.target_part(camera) for camera in latents.camera]
+        return lambda i, j: [part[j] for part in parts]
+
     def target_part(self, camera: Float[Tensor, "B N y x C"]) -> Float[Tensor, "BN E"]:
         """What the first layer makes of the target view: one vector."""
+        vector = camera.mean(dim=(2, 3))
+        return self.enter(vector if self.bottleneck is None else self.bottleneck(vector)).flatten(0, 1)
+
+    def enter(self, target: Float[Tensor, "*b C"]) -> Float[Tensor, "*b E"]:
+        """The first layer's product with what stands for the target view."""
         end = -self.widths.geometry
-        weight = self.mlp[0].weight[:, end - self.widths.camera : end]
-        return F.linear(camera.mean(dim=(2, 3)), weight).flatten(0, 1)
+        return F.linear(target, self.mlp[0].weight[:, end - self.widths.camera : end])
 
 
 class FactoredFlow(FactoredMap):
@@ -139,8 +173,45 @@ class FactoredFlow(FactoredMap):
         memory: Memory = WHOLE,
     ) -> Flow:
         """Flow of the given pairs (source i, target j) at the images' resolution, from the latents alone."""
-        ndc = self.predict(latents, pairs, memory)
+        ndc = self.predict(latents, pairs, memory, prediction)
         return Flow(pairs, pixels_from_ndc(ndc) - pixel_grid(*ndc.shape[2:4], ndc.device), covisible=None)
+
+
+class PoseFactoredFlow(FactoredFlow):
+    """Ours: Eq. 6 with the decoded camera of j in place of its camera latents, so that flow can teach no more of it.
+
+    Gradients go through what is decoded. What enters are the nine entries of a rotation, a translation and, where the
+    family predicts a pinhole, the fields of view across and down in radians, by an MLP of two layers that makes them as
+    wide as the latents; every level gets the same. The motion is world_from_camera of j where geometry is global, as in
+    VGGT's family. Where it is local, as in π³'s, no world frame is known to the head but that of i, whose camera
+    latents are read as before: there the motion is target_from_source, from the decoded poses of j and of i.
+    """
+
+    needs = frozenset({"cameras"})
+
+    def __init__(self, widths: LatentWidths, config: FlowHeadConfig, patch: int):
+        super().__init__(widths, config, patch)
+        entries, hidden = 9 + 3 + 2 * widths.pinhole, widths.fused // 2
+        layers = nn.Linear(entries, hidden), nn.ReLU(), nn.Linear(hidden, widths.camera)
+        self.pose_mlp = keep_full_precision(nn.Sequential(*layers))
+
+    def targets(
+        self, latents: Latents, prediction: Prediction
+    ) -> Callable[[Tensor, Tensor], Sequence[Float[Tensor, "p E"]]]:
+        """The same for all levels; the decoded cameras are read in fp32, whatever the ambient precision."""
+        poses = prediction.world_from_camera.float().flatten(0, 1)
+        height, width = (self.patch * side for side in latents.geometry[0].shape[2:4])
+
+        def parts(i: Tensor, j: Tensor) -> list[Tensor]:
+            with torch.autocast(poses.device.type, enabled=False):
+                motion = invert(poses[j]) @ poses[i] if self.widths.source_camera else poses[j]
+                entries = [motion[:, :3, :3].flatten(1), motion[:, :3, 3]]
+                if self.widths.pinhole:
+                    entries.append(fields_of_view(prediction.intrinsics.float().flatten(0, 1)[j], height, width))
+                vector = self.pose_mlp(torch.cat(entries, dim=-1))
+            return [self.enter(vector.to(self.mlp[0].weight.dtype))] * len(latents.geometry)
+
+        return parts
 
 
 class TrackingFlow(PairDecoder):
@@ -259,11 +330,26 @@ FLOW_HEADS: dict[str, type[FlowHead]] = {
 }
 
 
+def flow_head_class(config: FlowHeadConfig) -> type[FlowHead]:
+    """The class of the flow head that `config` describes.
+
+    Raises ValueError for an unknown kind or target, and for a target or a width of camera latents that it cannot have.
+    """
+    kind, target, width = config.kind, config.target, config.camera_width
+    if kind not in FLOW_HEADS:
+        raise ValueError(f"flow head {kind!r} is not known; expected one of {', '.join(FLOW_HEADS)}")
+    if target not in ("latents", "pose"):
+        raise ValueError(f"target {target!r} of a flow head is not known; expected latents or pose")
+    if kind != "factored" and (target != "latents" or width is not None):
+        raise ValueError(f"target {target!r}, camera_width {width} of a {kind} flow head: only a factored one has them")
+    if width is not None and (width < 1 or target == "pose"):
+        raise ValueError(f"camera_width {width}, target {target!r}: expected at least 1, of a head that reads latents")
+    return PoseFactoredFlow if target == "pose" else FLOW_HEADS[kind]
+
+
 def make_flow_head(config: FlowHeadConfig, widths: LatentWidths, patch: int) -> FlowHead:
-    """The flow head of `config.kind`. Raises ValueError for an unknown kind."""
-    if config.kind not in FLOW_HEADS:
-        raise ValueError(f"flow head {config.kind!r} is not known; expected one of {', '.join(FLOW_HEADS)}")
-    return FLOW_HEADS[config.kind](widths, config, patch)
+    """The flow head that `config` describes. Raises ValueError where there is none, as `flow_head_class`."""
+    return flow_head_class(config)(widths, config, patch)
 
 
 def _projected(

@@ -51,7 +51,7 @@ class Vggt(nn.Module):
         self.depth_head = DenseHead(2 * trunk.width, 1, patch, config.dense)
         self.point_head = DenseHead(2 * trunk.width, 3, patch, config.dense)
         self.track_head = TrackHead(2 * trunk.width, config.track) if config.track else None
-        widths = LatentWidths(2 * trunk.width, 2 * trunk.width, fused=trunk.width, source_camera=False)
+        widths = LatentWidths(2 * trunk.width, 2 * trunk.width, fused=trunk.width, source_camera=False, pinhole=True)
         self.flow_head = make_flow_head(config.flow, widths, patch) if config.flow else None
 
     def forward(

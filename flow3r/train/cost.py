@@ -25,7 +25,7 @@ from flow3r.model.cost import (
     specials,
 )
 from flow3r.model.flow3r import FLOW_LEVELS
-from flow3r.model.flow_heads import FLOW_HEADS
+from flow3r.model.flow_heads import flow_head_class
 from flow3r.model.inputs import OUTPUTS
 
 # Parts in the order of the forward pass, by the start of their parameters' names; "" is all that is none of the others.
@@ -281,7 +281,7 @@ def _asked(config: TrainConfig, shape: Shape) -> _Asked:
     outputs = set(OUTPUTS) if shape.labelled else set()
     if flow is None:
         return _Asked(frozenset(outputs), 0, False)
-    head = FLOW_HEADS[flow.kind]
+    head = flow_head_class(flow)
     pairs = min(config.data.pairs_per_scene, shape.views * (shape.views - 1))
     return _Asked(frozenset(outputs | head.needs), pairs, head.reads_latents)
 
