@@ -1,4 +1,4 @@
-"""Commands for datasets: data list, data inspect, data validate, data pack, data prepare."""
+"""Commands for datasets: data list, data inspect, data validate, data pack, data predecode, data prepare."""
 
 import json
 import sys
@@ -126,6 +126,22 @@ def pack(
         raise InputError(f"{len(summary.unreadable)} of {len(every)} sequences could not be packed, see above")
 
 
+def predecode(store: Positional[str], out: Positional[Path], size_mb: float = 50.0) -> None:
+    """Copy a label store for a machine without video libraries, whose torch and numpy alone read the copy.
+
+    The copy is a label store (flow3r train --labels): frames and labels as they were, to the bit. What has no room in
+    it is left out, whole segments of shots at a time, and counted.
+
+    Args:
+        store: Folder or URL of the label store.
+        out: New folder.
+        size_mb: Most megabytes of the copy.
+    """
+    from flow3r.data.predecode import predecode as run
+
+    PRINT.print(escape("\n".join(run(store, out, round(size_mb * 1e6)).lines())), soft_wrap=True)
+
+
 def prepare(
     kind: Positional[Literal["kinetics", "epic"]],
     path: Positional[Path],
@@ -192,10 +208,17 @@ def _root(path: str) -> Path | str:
     return path if "://" in path else Path(path)
 
 
-COMMANDS = {"list": list_datasets, "inspect": inspect, "validate": validate, "pack": pack, "prepare": prepare}
+COMMANDS = {
+    "list": list_datasets,
+    "inspect": inspect,
+    "validate": validate,
+    "pack": pack,
+    "predecode": predecode,
+    "prepare": prepare,
+}
 # As tyro.extras.subcommand_cli_from_dict has it: choosing a command is calling it.
 Command = Union[tuple(Annotated[Any, subcommand(name=name, constructor=run)] for name, run in COMMANDS.items())]  # noqa: UP007
 
 
 def data(command: Annotated[Command, arg(name="")]) -> None:
-    """Datasets: list, inspect, validate, pack, prepare."""
+    """Datasets: list, inspect, validate, pack, predecode, prepare."""

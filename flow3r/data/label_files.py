@@ -3,6 +3,9 @@
 The preamble is 24 bytes: magic, version, length and CRC-32 of the header. Flow is int16 in 1/8 px (rounding error 1/16
 px, reach 4096 px), planar, differences along x, bytes split into planes, zstandard; unknown flow is stored as 0.
 Covisibility is uint8 / 255, frames are PNG. The header holds each block's place and CRC-32.
+
+In a `plain` file, as its header says, everything is for the standard library to read: zlib in place of zstandard, and
+of PNG differences along x, packed by zlib.
 """
 
 import json
@@ -44,6 +47,11 @@ class LabelFile:
     place: FilePart
     header: dict[str, Any]
     blocks: tuple[tuple[int, int, int], ...]  # (offset, length, CRC-32)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the standard library reads its blocks."""
+        return bool(self.header.get("plain", False))
 
     @classmethod
     def open(cls, place: FilePart) -> "LabelFile":
@@ -90,52 +98,62 @@ def _read(place: FilePart, *ranges: tuple[int, int]) -> list[bytes]:
         raise LabelStoreError(f"{place}: cannot be read ({error})") from error
 
 
-def encode_image(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """An RGB frame as PNG."""
+def encode_image(image: UInt8[np.ndarray, "H W 3"], plain: bool = False) -> bytes:
+    """An RGB frame as PNG, or plain."""
+    if plain:
+        return _packed(np.diff(image, axis=1, prepend=np.uint8(0)), plain)  # wraps around, and back on reading
     import cv2
 
     return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
 
 
-def decode_image(block: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """The RGB frame of a block."""
+def decode_image(block: bytes, size: tuple[int, int], plain: bool = False) -> UInt8[np.ndarray, "H W 3"]:
+    """The RGB frame of a block, of `size` (H, W)."""
+    if plain:
+        return np.cumsum(_unpacked(block, plain).reshape(*size, 3), axis=1, dtype=np.uint8)
     import cv2
 
     return cv2.imdecode(np.frombuffer(block, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def encode_flow(displacement: Float[Tensor, "H W 2"], covisible: Float[Tensor, "H W"]) -> bytes:
+def encode_flow(displacement: Float[Tensor, "H W 2"], covisible: Float[Tensor, "H W"], plain: bool = False) -> bytes:
     """Flow in pixels, to 1/8 px; 0 where nothing is covisible."""
-    import zstandard
-
     known = (covisible * 255).round() > 0
     steps = torch.where(known[..., None], displacement * FLOW_STEPS, 0.0).round().clamp(-32768, 32767)
     planes = steps.movedim(-1, 0).to(torch.int16).cpu().numpy()
     differences = np.diff(planes, axis=2, prepend=np.int16(0))  # wraps around, and back on reading
-    shuffled = differences.astype("<i2").reshape(-1).view(np.uint8).reshape(-1, 2).T
-    return zstandard.ZstdCompressor(_LEVEL).compress(shuffled.tobytes())
+    return _packed(differences.astype("<i2").reshape(-1).view(np.uint8).reshape(-1, 2).T, plain)
 
 
-def decode_flow(block: bytes, size: tuple[int, int]) -> Float[Tensor, "H W 2"]:
+def decode_flow(block: bytes, size: tuple[int, int], plain: bool = False) -> Float[Tensor, "H W 2"]:
     """Flow in pixels at `size` (H, W)."""
-    import zstandard
-
-    shuffled = np.frombuffer(zstandard.ZstdDecompressor().decompress(block), np.uint8).reshape(2, -1)
+    shuffled = _unpacked(block, plain).reshape(2, -1)
     differences = np.ascontiguousarray(shuffled.T).view("<i2").reshape(2, *size)
     planes = np.cumsum(differences, axis=2, dtype=np.int16)
     return torch.from_numpy(planes.astype(np.float32) / FLOW_STEPS).movedim(0, -1).contiguous()
 
 
-def encode_covisible(covisible: Float[Tensor, "H W"]) -> bytes:
+def encode_covisible(covisible: Float[Tensor, "H W"], plain: bool = False) -> bytes:
     """Covisibility in [0, 1], to 1/255."""
-    import zstandard
-
-    return zstandard.ZstdCompressor(_LEVEL).compress((covisible * 255).round().byte().cpu().numpy().tobytes())
+    return _packed((covisible * 255).round().byte().cpu().numpy(), plain)
 
 
-def decode_covisible(block: bytes, size: tuple[int, int]) -> Float[Tensor, "H W"]:
+def decode_covisible(block: bytes, size: tuple[int, int], plain: bool = False) -> Float[Tensor, "H W"]:
     """Covisibility in [0, 1] at `size` (H, W)."""
+    return torch.from_numpy(_unpacked(block, plain).reshape(size).astype(np.float32) / 255)
+
+
+def _packed(values: UInt8[np.ndarray, "..."], plain: bool) -> bytes:
+    if plain:
+        return zlib.compress(values.tobytes(), 9)
     import zstandard
 
-    values = np.frombuffer(zstandard.ZstdDecompressor().decompress(block), np.uint8).reshape(size)
-    return torch.from_numpy(values.astype(np.float32) / 255)
+    return zstandard.ZstdCompressor(_LEVEL).compress(values.tobytes())
+
+
+def _unpacked(block: bytes, plain: bool) -> UInt8[np.ndarray, "n"]:
+    if plain:
+        return np.frombuffer(zlib.decompress(block), np.uint8)
+    import zstandard
+
+    return np.frombuffer(zstandard.ZstdDecompressor().decompress(block), np.uint8)

@@ -136,20 +136,20 @@ class LabelStore:
         path = self.path_of(source, source_sha256, indices)
         return segment_of(LabelFile.open(FilePart(str(path))).header["segment"]) if path.exists() else None
 
-    def write(self, segment: Segment) -> Path:
-        """Write a segment, atomically."""
+    def write(self, segment: Segment, plain: bool = False) -> Path:
+        """Write a segment, atomically; `plain`: so that torch and numpy alone read it."""
         info = segment.info
-        blocks = [encode_image(image) for image in segment.images]
+        blocks = [encode_image(image, plain) for image in segment.images]
         for displacement, covisible in zip(segment.flow.displacement[0], segment.flow.covisible[0]):
-            blocks += [encode_flow(displacement, covisible), encode_covisible(covisible)]
+            blocks += [encode_flow(displacement, covisible, plain), encode_covisible(covisible, plain)]
         path = self.path_of(info.source, info.source_sha256, info.indices)
-        header = {"format": FORMAT, "segment": asdict(info), "made_with": self.settings}
+        header = {"format": FORMAT, "segment": asdict(info), "made_with": self.settings, "plain": plain}
         write_bytes(path, encode_file(header, blocks))
         return path
 
     def images(self, segment: SegmentInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "N H W 3"]:
         """Stored frames of a segment, by their position in it."""
-        return _images(self._open(segment), frames)
+        return _images(self._open(segment), segment, frames)
 
     def flow(self, segment: SegmentInfo, rows: Sequence[int]) -> Flow:
         """Labels (B = 1) of accepted pairs of a segment, by their rows in `segment.pairs`."""
@@ -169,7 +169,7 @@ class LabelStore:
         file = file or self._open(segment)
         flow = _flow(file, segment, rows)
         pairs = torch.tensor([[place[i], place[j]] for i, j in flow.pairs[0].tolist()], dtype=torch.long)
-        images = torch.from_numpy(_images(file, frames)).movedim(-1, 1)[None].float() / 255
+        images = torch.from_numpy(_images(file, segment, frames)).movedim(-1, 1)[None].float() / 255
         names = (tuple(segment.names[int(frame)] for frame in frames),)
         return Views(images, flow=Flow(pairs.reshape(1, -1, 2), flow.displacement, flow.covisible), names=names)
 
@@ -207,15 +207,16 @@ def _stem_of(segment: SegmentInfo) -> str:
     return _stem(segment.source, segment.source_sha256, segment.indices)
 
 
-def _images(file: LabelFile, frames: Sequence[int]) -> UInt8[np.ndarray, "N H W 3"]:
-    return np.stack([decode_image(block) for block in file.read([int(frame) for frame in frames])])
+def _images(file: LabelFile, segment: SegmentInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "N H W 3"]:
+    blocks = file.read([int(frame) for frame in frames])
+    return np.stack([decode_image(block, segment.size, file.plain) for block in blocks])
 
 
 def _flow(file: LabelFile, segment: SegmentInfo, rows: Sequence[int]) -> Flow:
     first = len(file.blocks) - 2 * len(segment.pairs)
     blocks = file.read([first + 2 * int(row) + part for row in rows for part in (0, 1)])
-    flows = [decode_flow(block, segment.size) for block in blocks[::2]]
-    covisible = [decode_covisible(block, segment.size) for block in blocks[1::2]]
+    flows = [decode_flow(block, segment.size, file.plain) for block in blocks[::2]]
+    covisible = [decode_covisible(block, segment.size, file.plain) for block in blocks[1::2]]
     pairs = torch.tensor([segment.pairs[int(row)] for row in rows], dtype=torch.long).reshape(1, -1, 2)
     displacement = torch.stack(flows)[None] if flows else torch.zeros(1, 0, *segment.size, 2)
     return Flow(pairs, displacement, torch.stack(covisible)[None] if flows else displacement[..., 0])
