@@ -18,7 +18,7 @@ from flow3r.experiment.claims import Side
 VERSION, RESULT, TRIVIAL, SWEEP = 1, "result.json", "trivial.json", "sweep.json"
 MEASURES = {  # of a world, and how each is printed; all but two as in evaluation
     **{name: COLUMNS[name] for name in ("rra@30", "rta@30", "auc@30", "rra@15", "rta@15", "rra@5", "rta@5", "auc@5")},
-    "rotation": Column("pose", "rotation °", "lower", 2),
+    "rotation": Column("pose", "mean rotation error °", "lower", 2),
     "mse": COLUMNS["mse"],
     "cd": COLUMNS["chamfer"],
     "abs_rel": COLUMNS["abs_rel"],
@@ -141,10 +141,10 @@ def read_run(path: str | Path) -> Run:
     return Run(**kept, **splits, validation=content["validation"] or {})
 
 
-def _trivial(content: Any, path: Path) -> dict[str, Scores]:
-    """Rows of scores, under "rows" or by themselves."""
-    rows = content.get("rows", content)
-    return {row: _scores(value, f"{path}: {row!r}") for row, value in rows.items() if isinstance(value, dict)}
+def _trivial(content: Mapping[str, Any], path: Path) -> dict[str, Scores]:
+    if not isinstance(content.get("rows"), dict):
+        raise InputError(f"{path} has no rows; remove it and run again")
+    return {row: _scores(value, f"{path}: {row!r}") for row, value in content["rows"].items()}
 
 
 def _scores(content: Mapping[str, Any], where: str) -> Scores:

@@ -41,9 +41,10 @@ def drawn_means(values: Float[np.ndarray, "S W"], resamples: int = RESAMPLES, pa
     known = ~np.isnan(values)
     counts = _world_counts(values.shape[1], resamples, part)
     sums = np.where(known, values, 0.0)
-    return Drawn(
-        _ratio(sums.sum(1), known.sum(1).astype(float)), _ratio(counts @ sums.T, counts @ known.T.astype(float))
-    )
+    if known.all():
+        return Drawn(values.mean(1), counts @ values.T / values.shape[1])
+    number = known.astype(float)
+    return Drawn(_ratio(sums.sum(1), number.sum(1)), _ratio(counts @ sums.T, counts @ number.T))
 
 
 def drawn_correlations(
