@@ -122,6 +122,9 @@ def test_plan_prints_windows_memory_and_time_and_writes_nothing(video, capsys, m
     main(["plan", str(video), "--model", "flow3r", "--memory-gb", "1", "--max-frames", "10", "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "10 of 40 frames" in printed and "of 2 frames" in printed and "EXPECTED NOT TO FIT" in printed
+    with pytest.raises(SystemExit):
+        main(["plan", str(video), "--model", "nano-matching", "--device", "cpu"])
+    assert "nano-matching predicts no geometry" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 
-from flow3r.config import ModelConfig, VggtConfig
+from flow3r.config import MatcherConfig, ModelConfig, VggtConfig
 from flow3r.data.arrays import FrameSource, open_frames
 from flow3r.data.frame import frame_sizes
 from flow3r.data.transforms import choose_grid
+from flow3r.errors import InputError
 from flow3r.model.checkpoints import load_model
 from flow3r.nn.precision import choose_device, fast_dtype, product_rate
 from flow3r.presets import PRESETS
@@ -62,7 +63,10 @@ def forecast(
 
 
 def _sizes(model: str | Path) -> ModelConfig | VggtConfig:
-    return PRESETS[model].model if model in PRESETS else load_model(model).config
+    sizes = PRESETS[model].model if model in PRESETS else load_model(model).config
+    if isinstance(sizes, MatcherConfig):
+        raise InputError(f"{model} predicts no geometry; plan with a model that is started from it")
+    return sizes
 
 
 def _windows(plan: Plan) -> str:
