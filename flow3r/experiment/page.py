@@ -125,7 +125,6 @@ def _notes(analysis: Mapping[str, Any]) -> Iterator[str]:
     """Sizes, what diverged, what is missing."""
     rows = analysis["rows"]
     if rows:
-        seconds = sum(run["seconds"] for row in rows for run in row["by_seed"].values())
         sizes = [row["parameters"].get("all", 0) / 1e6 for row in rows]
         heads = [row["parameters"].get("flow_head", 0) / 1e6 for row in rows if row["parameters"].get("flow_head")]
         worlds = sorted({row["worlds"] for row in rows if row["worlds"]})
@@ -133,7 +132,7 @@ def _notes(analysis: Mapping[str, Any]) -> Iterator[str]:
         said = f"Schedule `{analysis['schedule']}`: {_several(steps)} steps a run, {_several(worlds)} test worlds, "
         said += f"models of {_range(sizes, 'million parameters')}"
         said += f", flow heads of {_range(heads, 'million')}" if heads else ""
-        yield f"* {said}; {seconds / 3600:.1f} hours of training in all. Numbers are means [95 % interval]."
+        yield f"* {said}; {_hours(rows):.1f} hours of training in all. Numbers are means [95 % interval]."
     if analysis["sweep"] and analysis["sweep"].get("chosen"):
         chosen = analysis["sweep"]["chosen"]
         said = "; ".join(
@@ -155,6 +154,16 @@ def _notes(analysis: Mapping[str, Any]) -> Iterator[str]:
         yield f"* Runs that diverged: {'; '.join(diverged) or 'none'}."
     if analysis["missing"]:
         yield f"* Not run ({len(analysis['missing'])}): {', '.join(_shorter(analysis['missing']))}."
+
+
+def _hours(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Of training; a base that serves several regimes was trained once."""
+    seconds = {
+        (row["family"], row["arm"], run["seconds"] if row["arm"] == "base" else row["regime"], seed): run["seconds"]
+        for row in rows
+        for seed, run in row["by_seed"].items()
+    }
+    return sum(seconds.values()) / 3600
 
 
 def _shorter(missing: Sequence[str]) -> list[str]:

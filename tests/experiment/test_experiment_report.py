@@ -149,3 +149,12 @@ def test_an_arm_whose_runs_all_diverged_has_a_row_without_numbers(tmp_path):
     assert row["test"] == {} and set(row["by_seed"]) == {"0", "1", "2"}
     report("table1", tmp_path, tmp_path / "docs", resamples=100)
     assert "| flow-projective | 0 of 3 | – |" in (tmp_path / "docs" / "experiment_results.md").read_text()
+
+
+def test_a_base_that_serves_two_regimes_is_counted_once(tmp_path):
+    for regime in ("static", "transfer"):
+        write_arm(tmp_path, Side("base", regime), 0, SMALL)
+        write_arm(tmp_path, Side("3d-sup", regime), 0, SMALL)
+    report("table1", tmp_path, tmp_path / "docs", resamples=100)
+    hours = 9 * 350 / 3600  # of three bases and six arms
+    assert f"; {hours:.1f} hours of training in all" in (tmp_path / "docs" / "experiment_results.md").read_text()
