@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from flow3r.cli.command import PRINT, refuse_file
 from flow3r.errors import InputError
 
-Table = Literal["table1", "table4", "table5", "table6", "table7", "limits"]
+Table = Literal["table1", "table4", "table5", "table6", "table7", "limits", "real"]
 
 
 def experiment(
@@ -26,6 +26,9 @@ def experiment(
     device: str | None = None,
     dry_run: bool = False,
     report: bool = False,
+    videos: Path | None = None,
+    sequences: Path | None = None,
+    labels: Path | None = None,
 ) -> None:
     """A table of the paper on procedural worlds: all runs that it takes, then what they say of the paper's claims.
 
@@ -33,7 +36,8 @@ def experiment(
     The exit code is 1 if a job failed; a run that diverged is a result.
 
     Args:
-        table: A table of the paper (docs/experiments.md), or `limits`: its two stated limitations, measured.
+        table: A table of the paper (docs/experiments.md); `limits`: its two stated limitations, measured; `real`: the
+            comparison with real clips as the unlabelled domain.
         schedule: Sizes of all runs: for two CPU cores, for a CUDA device, or of a toy that takes seconds.
         out: Folder for worlds, runs and results.
         docs: Folder for the report's page, tables and plots; by default `report` in the folder of the schedule.
@@ -45,12 +49,17 @@ def experiment(
         device: cpu, cuda, ...; by default that of the schedule.
         dry_run: Print what would be run, with steps and expected time, and run nothing.
         report: Run nothing; write the tables and plots of what is there.
+        videos: Of `real`: a folder of clips, of which those that share a scene with a test never teach.
+        sequences: Of `real`: a folder of posed folders to test on (cameras.json, docs/data.md).
+        labels: Of `real`: where the clips' labels are kept; by default `real` in the folder of results.
     """
     from flow3r.experiment.chain import carry_out, forecast, jobs_of
+    from flow3r.experiment.real_video import Footage, real_jobs, said_of_footage
     from flow3r.experiment.schedule import SCHEDULES
     from flow3r.experiment.stages import Experiment
 
     refuse_file(out)
+    _check_footage(table, videos, sequences, regimes)
     if processes < 1:
         raise InputError(f"--processes {processes}: expected at least 1")
     if flow_weight is not None and not flow_weight > 0:
@@ -59,7 +68,12 @@ def experiment(
         raise InputError("--dry-run with --report: one says what would be run, the other what was; choose one")
     chosen = SCHEDULES[schedule]
     settings = Experiment(out, chosen, device or chosen.device, flow_weight)
-    jobs = jobs_of(settings, table, seeds=seeds, arms=arms, regimes=regimes)
+    if table == "real":
+        footage = Footage(videos.resolve(), sequences.resolve(), (labels or out / "real").resolve())
+        jobs = real_jobs(settings, footage, seeds=seeds, arms=arms)
+        _say("\n".join(said_of_footage(footage)))
+    else:
+        jobs = jobs_of(settings, table, seeds=seeds, arms=arms, regimes=regimes)
     if dry_run:
         PRINT.print(escape("\n".join(forecast(settings, jobs, processes))), soft_wrap=True)
         return
@@ -75,8 +89,18 @@ def _say(text: str) -> None:
     PRINT.print(escape(text), soft_wrap=True)
 
 
+def _check_footage(table: str, videos: Path | None, sequences: Path | None, regimes: tuple[str, ...]) -> None:
+    """Raises InputError for `real` without folders, and for another table with some."""
+    if table == "real" and (videos is None or sequences is None or regimes):
+        raise InputError("real: expected --videos FOLDER and --sequences FOLDER, and no --regimes")
+    if table != "real" and not (videos is None and sequences is None):
+        raise InputError(f"{table} is of procedural worlds; --videos and --sequences belong to real")
+
+
 def _report(table: str, out: Path, docs: Path, schedule: str) -> None:
+    from flow3r.experiment.real_report import report_real
     from flow3r.experiment.report import report
 
-    for path in report(table, out, docs, schedule=schedule):
+    written = report_real(out / schedule, docs) if table == "real" else report(table, out, docs, schedule=schedule)
+    for path in written:
         PRINT.print(f"  {path}", soft_wrap=True)
