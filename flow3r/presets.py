@@ -38,6 +38,7 @@ NANO_VGGT_MODEL = VggtConfig(
     dense=DenseHeadConfig(features=24, level_channels=(24, 32, 48, 48), output_channels=16),
     track=None,
     flow=NANO_MODEL.flow,
+    world_points="depth",  # from scratch the points of a head have no spread, by which the objective divides
     tokens=(64, 96),
 )
 
@@ -53,6 +54,7 @@ EXPERIMENT_VGGT = VggtConfig(
     dense=DenseHeadConfig(features=16, level_channels=(16, 24, 32, 32), output_channels=8),
     track=None,
     flow=EXPERIMENT_FLOW,
+    world_points="depth",
     tokens=(64, 64),
 )
 EXPERIMENT_PI3 = ModelConfig(
@@ -262,15 +264,17 @@ NANO = TrainConfig(
     optim=OptimConfig(learning_rate=1e-3, warmup_steps=40, weight_decay=0.02, final_fraction=0.02),  # ours
     data=DataConfig(
         views=(2, 4),
-        images_per_batch=48,
+        images_per_batch=36,
         tokens=NANO_MODEL.tokens,
         aspect=(0.6, 2.4),
         pairs_per_scene=2,
-        curriculum_steps=2000,
+        curriculum_steps=1000,
+        small_steps=500,
+        small_images=48,
         worlds=WorldsConfig(pan_share=0.25, rotation_degrees=(5.0, 120.0)),
         augment=False,  # ours: worlds draw their colours at random, and the steps are few
     ),
-    steps=4000,
+    steps=1200,
     init_from="runs/nano-matching",
 )
 NANO_VGGT = replace(NANO, name="nano-vggt", model=NANO_VGGT_MODEL, loss=LossConfig())
