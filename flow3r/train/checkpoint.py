@@ -28,7 +28,8 @@ FORMAT = "flow3r-training-2"
 RUN_FILE = "run.json"  # beside the tensors: what is no tensor
 MAY_DIFFER = {  # of a run that goes on: how long, how fast, on how many processes, and what it tells
     *("steps", "accumulate", "parallel", "devices", "recompute", "compile", "patience", "keep_checkpoints"),
-    *("log_every", "image_every", "validate_every", "checkpoint_every", "optim.learning_rate", "data.workers"),
+    *("log_every", "image_every", "probe_every", "validate_every", "checkpoint_every"),
+    *("optim.learning_rate", "data.workers"),
 }
 
 
@@ -142,7 +143,9 @@ class Checkpoints:
         return run["step"], run["progress"]
 
     def _refuse_another(self, path: Path, written: dict[str, Any]) -> None:
-        current, written = _flat(json.loads(config_as_json(self.config))), _flat(written)
+        current = _flat(json.loads(config_as_json(self.config)))
+        then = {key: value for key, value in _flat(_defaults(self.config)).items() if key in current}
+        written = {**then, **_flat(written)}  # fields that were not there yet had their defaults
         differing = sorted(
             key for key in current | written if key not in MAY_DIFFER and written.get(key) != current.get(key)
         )
@@ -158,6 +161,18 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """The defaults of the fields of a dataclass, and of the dataclasses within; of those alone that have some."""
+    defaults = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            defaults[field.name] = _defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = json.loads(json.dumps(field.default, default=dataclasses.asdict))
+    return defaults
 
 
 @contextmanager

@@ -157,3 +157,14 @@ def test_averages_are_resumed_too(tmp_path):
     parts = train(WITH_AVERAGES, tmp_path / "cut", quiet=True)
     assert same_weights(load_model(whole.weights), load_model(parts.weights))
     assert records(tmp_path / "whole") == records(tmp_path / "cut")
+
+
+def test_a_checkpoint_from_before_a_field_goes_on_where_the_field_has_its_default(tmp_path):
+    train(dataclasses.replace(CONFIG, steps=2), tmp_path, quiet=True)
+    file = tmp_path / "checkpoints" / "step_00000002" / "run.json"
+    run = json.loads(file.read_text())
+    del run["config"]["probe_every"], run["config"]["model"]["flow"]["target"], run["config"]["ema"]
+    file.write_text(json.dumps(run))
+    with pytest.raises(TrainingError, match="made with other ema;"):
+        train(dataclasses.replace(CONFIG, ema=0.9), tmp_path, quiet=True)
+    assert train(dataclasses.replace(CONFIG, steps=3), tmp_path, quiet=True).steps == 3
