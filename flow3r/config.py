@@ -296,4 +296,4 @@ class TrainConfig:
     keep_checkpoints: int = 2  # ours: the last so many; one may be damaged
     log_every: int = 10  # π³: steps
     image_every: int = 500  # ours: steps
-    probe_every: int = 0  # ours: steps between comparisons of the gradients of flow and labels (train/probe.py); 0: none
+    probe_every: int = 0  # ours: steps; gradients of flow and labels are compared (train/probe.py); 0: never

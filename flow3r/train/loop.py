@@ -13,6 +13,7 @@ from flow3r.errors import TrainingError
 from flow3r.model.checkpoints import Model
 from flow3r.train.distributed import joined_ranks, termination, use_device_of_rank
 from flow3r.train.observer import Observer
+from flow3r.train.probe import GradientProbe
 from flow3r.train.run import Run, Validation
 
 
@@ -64,11 +65,14 @@ def train(
     _check(config, labelled, clips, validation, seconds)
     device = use_device_of_rank(device)
     with joined_ranks(device) as ranks, termination() as terminated:
+        if config.probe_every and not ranks.alone:
+            raise TrainingError(f"probe_every {config.probe_every} on {ranks.world} processes; expected one, or 0")
         run, begin = Run(config, Path(out), ranks, device), time.monotonic()
         # Batches are numbered over all ranks: two ranks of one batch see what one rank of two batches would.
         numbers = range(ranks.rank * config.accumulate, (ranks.rank + 1) * config.accumulate)
         sources = {"labelled": labelled, "tally": run.tally}
         streams = [iterate_batches(config, run.first_step, clips, device, rank=n, **sources) for n in numbers]
+        probe = GradientProbe(run, clips, labelled)
         done, elapsed, stopping = run.first_step, 0.0, run.selection.exhausted
         with Observer(run, device, quiet, wandb) as observer:
             while done < config.steps and not stopping:
@@ -76,6 +80,7 @@ def train(
                 rate = run.set_rate(step, max(step / config.steps, elapsed / seconds if seconds else 0.0))
                 with ranks.together(f"step {step}"), observer.waiting():
                     batches = [next(stream) for stream in streams]
+                measured = probe.measure(batches[0], step)
                 terms = [run.backward(views, step, number) for views, number in zip(batches, numbers, strict=True)]
                 norms = run.update(batches[-1], step)
 
@@ -84,7 +89,8 @@ def train(
                 ending = done == config.steps or (seconds is not None and elapsed >= seconds)
                 validating = validation is not None and (ending or done % config.validate_every == 0)
                 validated = run.validate(validation, done) if validating else {}
-                observer.step(done, batches, terms, {"lr": rate, **norms}, validated)
+                measured |= {f"validation/{name}": value for name, value in validated.items()}
+                observer.step(done, batches, terms, {"lr": rate, **norms}, measured)
                 with ranks.together(f"step {step}"):
                     if on_step is not None:
                         on_step(done, sum(float(batch["loss"]) for batch in terms) / config.accumulate)

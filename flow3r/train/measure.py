@@ -30,6 +30,13 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
     return {part: _whole(nn.utils.get_total_norm(gradients)) for part, gradients in parts.items()}
 
 
+def norms_and_cosine(first: list[Tensor], second: list[Tensor]) -> tuple[float, float, float]:
+    """The L2 norms of two gradients of some parameters, and the cosine between them; 0 where one of them is zero."""
+    norms = [nn.utils.get_total_norm(gradients).item() for gradients in (first, second)]
+    product = sum(torch.dot(a.flatten().double(), b.flatten().double()) for a, b in zip(first, second, strict=True))
+    return norms[0], norms[1], product.item() / (norms[0] * norms[1]) if all(norms) else 0.0
+
+
 def _whole(norm: Tensor) -> Tensor:
     # By its method: importing DTensor takes a second, which one process alone need not spend.
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -52,10 +52,11 @@ class Observer:
         batches: list[Views],
         terms: list[dict[str, Tensor]],
         values: dict[str, float | Tensor],
-        validated: dict[str, float],
+        measured: dict[str, float],
     ) -> None:
-        """Record step `done`: of every batch its `terms`, `values` that all ranks agree on, and what was validated."""
-        config, record = self.run.config, {f"validation/{name}": value for name, value in validated.items()}
+        """Record step `done`: of every batch its `terms`, `values` that all ranks agree on, and what was measured after
+        this step in particular, whether or not its terms are logged."""
+        config, record = self.run.config, dict(measured)
         self.images += self.ranks.world * sum(views.images.shape[:2].numel() for views in batches)
         if done % config.log_every == 0 or done == config.steps:
             record = {**values, **mean_terms(self.ranks, terms), **self.run.tally.records(), **record}
