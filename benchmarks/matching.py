@@ -1,13 +1,12 @@
 """How well a matcher, or a model with a flow head, finds what moved by several patches: its error over that of no flow.
 
-    python -m benchmarks.matching FILE [--scenes 96]
+    python -m benchmarks.matching [FILE] [--scenes 96]
 
 Pairs of worlds that no training run draws, 84 x 84: pans, which change little of what is seen; turns of 5-90 degrees;
 and the held-out distribution. A ratio of 1 is that of zero flow, over all covisible pixels, both directions.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -27,7 +26,7 @@ WORLDS = {  # and their difficulty
 }
 
 
-def model_in(path: Path) -> torch.nn.Module:
+def model_in(path: str) -> torch.nn.Module:
     """A matcher or a model."""
     sizes = sizes_of(read_source(path, False))
     if not isinstance(sizes, MatcherConfig):
@@ -41,7 +40,7 @@ def model_in(path: Path) -> torch.nn.Module:
 def main() -> None:
     """Print a line for each kind of worlds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", nargs="?", default="nano")
     parser.add_argument("--scenes", type=int, default=96)
     arguments = parser.parse_args()
     model = model_in(arguments.file)
