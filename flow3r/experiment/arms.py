@@ -1,7 +1,7 @@
 """The arms of the experiments as presets: each is another with one thing exchanged, and a run differs in that alone.
 
-All arms of a family, a regime and a seed start from one base, take the same steps, and draw the same scenes and pairs
-from the same sources.
+All arms of a family, a regime and a seed start from one base and take the same steps. Arms that learn flow from the
+same unlabelled source draw the same scenes and pairs; no arm draws the batches of its base again.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ FAMILIES: tuple[Family, ...] = ("vggt", "pi3")
 MATCHING = "experiment-matching"  # the preset of what comes before the bases of both families
 BASE = "base"  # the name of what all arms start from, which is measured as they are
 FLOW_WEIGHTS = (0.3, 1.0, 3.0)  # ours: that the flow loss is tried with, once for each kind of head and family
+FORK = 1000  # added to a seed, so that the batches of an arm are not those that its base has seen
 PROBE_EVERY = 50  # ours: steps between comparisons of the gradients of flow and labels
 
 # Where the flow of unlabelled scenes comes from, and, of the last, pseudo 3D labels in its place (sources.py).
@@ -51,7 +52,7 @@ class Arm:
             loss=loss,
             data=replace(start.data, labelled_flow=self.labelled_flow),
             steps=max(1, round(steps * (1 - start.data.unlabelled_share))) if self.exposures else steps,
-            seed=seed,
+            seed=seed if self.name == BASE else seed + FORK,
             init_from=init_from,
             probe_every=PROBE_EVERY if self.learns_flow_of_unlabelled else 0,
         )

@@ -8,7 +8,7 @@ import pytest
 
 from flow3r.data.regimes import REGIMES
 from flow3r.errors import InputError
-from flow3r.experiment.arms import ARMS, BASE, FAMILIES, arm_called
+from flow3r.experiment.arms import ARMS, BASE, FAMILIES, Arm, arm_called
 from flow3r.experiment.hypotheses import hypotheses
 from flow3r.experiment.runs import parameters_of
 from flow3r.experiment.tables import TABLES, parts_of
@@ -104,3 +104,12 @@ def test_a_table_can_be_run_in_part_and_refuses_what_it_has_not():
         list(parts_of("table4", arms=["flow-tracking"]))
     with pytest.raises(InputError, match="no table is called 'table9'"):
         list(parts_of("table9"))
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+def test_no_arm_begins_with_the_batches_of_its_base(arm):
+    """A batch is a function of seed and step: those of a base and of its forks must not share a seed, for any of ours."""
+    base = Arm(BASE).config("vggt", steps=10, seed=2)
+    forks = {arm.config("vggt", steps=10, seed=seed, flow_weight=1.0).seed for seed in range(3)}
+    assert len(forks) == 3 and not forks & {Arm(BASE).config("vggt", steps=1, seed=seed).seed for seed in range(3)}
+    assert base.seed == 2
