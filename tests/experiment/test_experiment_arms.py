@@ -108,7 +108,7 @@ def test_a_table_can_be_run_in_part_and_refuses_what_it_has_not():
 
 @pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
 def test_no_arm_begins_with_the_batches_of_its_base(arm):
-    """A batch is a function of seed and step: those of a base and of its forks must not share a seed, for any of ours."""
+    """A batch is a function of seed and step: those of a base and of its forks must not share a seed."""
     base = Arm(BASE).config("vggt", steps=10, seed=2)
     forks = {arm.config("vggt", steps=10, seed=seed, flow_weight=1.0).seed for seed in range(3)}
     assert len(forks) == 3 and not forks & {Arm(BASE).config("vggt", steps=1, seed=seed).seed for seed in range(3)}
