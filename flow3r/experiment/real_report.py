@@ -12,9 +12,10 @@ import numpy as np
 from flow3r.eval.tables.intervals import RESAMPLES
 from flow3r.eval.tables.result_tables import short
 from flow3r.experiment.claims import FLOW, POINTS, POSE, Side
+from flow3r.experiment.provenance import read_json
 from flow3r.experiment.real_video import ARMS, OF_WORLDS, REGIME, TRANSDUCTIVE
 from flow3r.experiment.result_files import MEASURES, Run, Runs, Scores, read_runs
-from flow3r.experiment.runs import RESULT, read_json
+from flow3r.experiment.runs import RESULT
 from flow3r.experiment.seed_intervals import SeedInterval, drawn_means, seed_interval
 from flow3r.files import write_json, write_text
 

@@ -20,6 +20,7 @@ from flow3r.errors import InputError, TrainingError
 from flow3r.eval.predictors import fixed_poses, identity, truth
 from flow3r.experiment.arms import BASE, Arm, Family, arm_called
 from flow3r.experiment.pool import in_order
+from flow3r.experiment.provenance import START, program, read_json, refuse_another, refuse_another_start, start_of
 from flow3r.experiment.real_clips import (
     ClipsOfFolder,
     Squares,
@@ -37,10 +38,9 @@ from flow3r.experiment.runs import (
     chosen_weight,
     divergence_of,
     gradients_of,
+    is_chosen,
     parameters_of,
-    read_json,
     read_log,
-    refuse_another,
     seconds_of,
     swept,
 )
@@ -171,13 +171,17 @@ class RealRun:
         return experiment.schedule.scaled(self._trained.config(self.family, init_from=weights, **options))
 
     def is_done(self, experiment: Experiment) -> bool:
-        """Measured on the same frames. Raises TrainingError where a run of other settings is finished."""
+        """Measured on the same frames. Raises TrainingError where a run of other settings, or from other weights, is
+        finished."""
         folder = experiment.folder / self.key
         if not (folder / RESULT).is_file():
             return False
         result = read_json(folder / RESULT)
+        refuse_another_start(folder, result, experiment.folder / self._start(experiment).key / WEIGHTS)
         if (folder / "config.json").is_file():
-            refuse_another(folder, self.config(experiment, result["flow_weight"]))
+            chosen = is_chosen(experiment, self.family, self._trained.head.kind)
+            weight = self._weight(experiment) if chosen else result["flow_weight"]
+            refuse_another(folder, self.config(experiment, weight))
             self._refuse_other_clips(folder)
         return result["tests"] == self.footage.tests.manifest.sha256
 
@@ -259,6 +263,8 @@ class RealRun:
             "diverged": diverged,
             "gradients": gradients_of(records),
             "tests": tests.manifest.sha256,
+            START: start_of(experiment.folder / self._start(experiment).key / WEIGHTS),
+            "program": program(),
             **found,
         }
         write_json(experiment.folder / self.key / RESULT, result)

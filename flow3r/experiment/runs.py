@@ -5,7 +5,7 @@ A chain of one seed is matching, a base for each family and labelled set, and ar
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from flow3r.config import TrainConfig
 from flow3r.data.kept_worlds import KeptWorlds
 from flow3r.errors import TrainingError
 from flow3r.experiment.arms import BASE, FLOW_WEIGHTS, Arm, Family, arm_called
+from flow3r.experiment.provenance import START, program, read_json, refuse_another, refuse_another_start, start_of
 from flow3r.experiment.scores import by_model, mean_of, measured, trivial_rows
 from flow3r.experiment.sources import FLAWS, MOST_KEPT, sources_of
 from flow3r.experiment.stages import WEIGHTS, Experiment, Job, Keep, Matching
@@ -33,7 +34,6 @@ SWEPT_AS = {  # kind of head -> the arm that its weights are tried with
     "projective+sceneflow": "flow-projective+sceneflow",
 }
 PROBES = {"flow_norm": "probe/flow", "labelled_norm": "probe/labelled", "cosine": "probe/cosine"}  # of log.jsonl
-_WITHOUT_EFFECT = {"workers", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "init_from"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Run:
         else:
             arm, start = self._arm, self._base(experiment).key
             steps = schedule.fork if self.tried is None else schedule.sweep
-        weights = str(experiment.folder / start / WEIGHTS)
-        weight = flow_weight if arm.head is not None else None
+        weight, weights = flow_weight if arm.head is not None else None, str(experiment.folder / start / WEIGHTS)
         config = arm.config(self.family, steps=steps, seed=self.seed, flow_weight=weight, init_from=weights)
         return schedule.scaled(config)
 
@@ -100,13 +99,21 @@ class Run:
             return experiment.flow_weight
         return chosen_weight(experiment, self.family, self._arm.head.kind)
 
+    def start(self, experiment: Experiment) -> Path:
+        """The weights that it starts from, or, of the base of another regime, that are measured."""
+        if self.arm == BASE and self._trains(experiment):
+            return experiment.folder / Matching(self.seed).key / WEIGHTS
+        return experiment.folder / self._base(experiment).key / WEIGHTS
+
     def is_done(self, experiment: Experiment) -> bool:
-        """Raises TrainingError where a run of other settings is finished."""
+        """Raises TrainingError where a run of other settings, or from other weights, is finished."""
         folder = experiment.folder / self.key
         if not (folder / RESULT).is_file():
             return False
+        result = read_json(folder / RESULT)
+        refuse_another_start(folder, result, self.start(experiment))
         if (folder / "config.json").is_file():
-            weight = read_json(folder / RESULT)["flow_weight"]
+            weight = self.flow_weight(experiment) if self._weight_is_known(experiment) else result["flow_weight"]
             refuse_another(folder, self.config(experiment, weight))
         return True
 
@@ -122,8 +129,7 @@ class Run:
         diverged = divergence_of(folder)
         if diverged:  # found by a process that ended before it said so
             return self._leave(experiment, None, weight, diverged)
-        config = self.config(experiment, weight)
-        device = choose_device(experiment.device)
+        config, device = self.config(experiment, weight), choose_device(experiment.device)
         arm = Arm(BASE) if self.arm == BASE else self._arm
         renders = device if experiment.schedule.render_on_device else "cpu"
         labelled, clips = sources_of(arm, experiment.regime(self.regime), experiment.stores, renders)
@@ -138,6 +144,11 @@ class Run:
     @property
     def _arm(self) -> Arm:
         return arm_called(self.arm)
+
+    def _weight_is_known(self, experiment: Experiment) -> bool:
+        if self.arm == BASE or self._arm.head is None or self.tried is not None:
+            return True
+        return is_chosen(experiment, self.family, self._arm.head.kind)
 
     def _base(self, experiment: Experiment) -> "Run":
         return Run(self.family, experiment.base_regime(self.regime), BASE, self.seed)
@@ -166,6 +177,8 @@ class Run:
             "seconds": seconds_of(records),
             "diverged": diverged,
             "gradients": gradients_of(records),
+            START: start_of(self.start(experiment)),
+            "program": program(),
             **self._measured(experiment, model),
         }
         write_json(folder / RESULT, result)
@@ -238,6 +251,12 @@ def chosen_weight(experiment: Experiment, family: Family, kind: str) -> float:
     return max(values, key=values.__getitem__) if values else min(results)
 
 
+def is_chosen(experiment: Experiment, family: Family, kind: str) -> bool:
+    """Whether the weight of a head's flow loss is given, or all runs are done that it is chosen by."""
+    tried = (experiment.folder / run.key / RESULT for run in swept(family, kind))
+    return experiment.flow_weight is not None or all(path.is_file() for path in tried)
+
+
 def write_sweep(experiment: Experiment) -> None:
     """What was tried so far, and the weights that are chosen where all are, in `sweep.json`."""
     runs, chosen = [], {}
@@ -254,14 +273,6 @@ def write_sweep(experiment: Experiment) -> None:
             chosen.setdefault(family, {})[kind] = chosen_weight(experiment, family, kind)
     settings = {"regime": SWEPT_IN, "seed": SWEPT_SEED, "steps": experiment.schedule.sweep, "measure": SWEPT_BY}
     write_json(experiment.folder / SWEEP, {"version": VERSION, **settings, "chosen": chosen, "runs": runs})
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises TrainingError for a file that is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{path}: missing or damaged ({error}); delete it, and the run is done again") from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -301,24 +312,3 @@ def divergence_of(folder: Path) -> str | None:
     for saved in folder.glob("non_finite_step_*.pt"):
         return f"step {saved.stem.removeprefix('non_finite_step_')}: a loss or a gradient is not finite"
     return None
-
-
-def refuse_another(folder: Path, config: TrainConfig) -> None:
-    """Raises TrainingError where a folder holds a run of other settings."""
-    written, wanted = read_json(folder / "config.json"), json.loads(json.dumps(asdict(config)))
-    differing = sorted(_differing(written, wanted))
-    if differing:
-        raise TrainingError(
-            f"{folder}: finished with other {', '.join(differing)}; choose another --out, or delete this run"
-        )
-
-
-def _differing(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """Names of the settings, of those that both have, that change results and differ."""
-    found: list[str] = []
-    for name in (one.keys() & other.keys()) - _WITHOUT_EFFECT:
-        if isinstance(one[name], dict) and isinstance(other[name], dict):
-            found += _differing(one[name], other[name], f"{prefix}{name}.")
-        elif one[name] != other[name]:
-            found.append(f"{prefix}{name}")
-    return found

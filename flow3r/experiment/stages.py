@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from flow3r.config import TrainConfig
 from flow3r.data.regimes import REGIMES, Regime, WorldSet
 from flow3r.experiment.arms import MATCHING
+from flow3r.experiment.provenance import refuse_another
 from flow3r.experiment.schedule import Schedule
 from flow3r.experiment.sources import Stores
 from flow3r.files import write_text
@@ -82,13 +84,22 @@ class Matching:
     def steps(self, experiment: Experiment) -> int:
         return experiment.schedule.matching
 
+    def config(self, experiment: Experiment) -> TrainConfig:
+        config = replace(PRESETS[MATCHING], steps=self.steps(experiment), seed=self.seed)
+        return experiment.schedule.scaled(config)
+
     def is_done(self, experiment: Experiment) -> bool:
-        return (experiment.folder / self.key / WEIGHTS).is_file()
+        """Raises TrainingError where a run of other settings is finished."""
+        folder = experiment.folder / self.key
+        if not (folder / WEIGHTS).is_file():
+            return False
+        if (folder / "config.json").is_file():
+            refuse_another(folder, self.config(experiment))
+        return True
 
     def do(self, experiment: Experiment) -> str:
-        config = replace(PRESETS[MATCHING], steps=self.steps(experiment), seed=self.seed)
         folder = experiment.folder / self.key
-        result = train(experiment.schedule.scaled(config), folder, device=experiment.device, quiet=True)
+        result = train(self.config(experiment), folder, device=experiment.device, quiet=True)
         return f"{result.steps} steps in {result.seconds:.0f} s"
 
 

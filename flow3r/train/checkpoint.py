@@ -143,15 +143,10 @@ class Checkpoints:
         return run["step"], run["progress"]
 
     def _refuse_another(self, path: Path, written: dict[str, Any]) -> None:
-        current = _flat(json.loads(config_as_json(self.config)))
-        then = {key: value for key, value in _flat(_defaults(self.config)).items() if key in current}
-        written = {**then, **_flat(written)}  # fields that were not there yet had their defaults
-        differing = sorted(
-            key for key in current | written if key not in MAY_DIFFER and written.get(key) != current.get(key)
-        )
+        differing = [name for name in differing_settings(self.config, written) if name not in MAY_DIFFER]
         if "name" in differing:
             raise TrainingError(
-                f"{path}: of preset {written.get('name')!r}, not {current['name']!r}; choose another folder, or start "
+                f"{path}: of preset {written.get('name')!r}, not {self.config.name!r}; choose another folder, or start "
                 "from its weights (init_from)"
             )
         if differing:
@@ -161,6 +156,22 @@ class Checkpoints:
 
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("step_*") if re.fullmatch(r"step_\d+", path.name)]
+
+
+def differing_settings(config: TrainConfig, written: dict[str, Any]) -> list[str]:
+    """Names such as `optim.learning_rate` of the settings in which `written`, a configuration as JSON, is another.
+
+    A field that was not there yet when it was written had its default; one that is no more there differs.
+    """
+    current, found = _flat(json.loads(config_as_json(config))), _flat(written)
+    absent = {name for name, value in found.items() if value is None}  # where a dataclass may stand in its place
+    then = {
+        name: value
+        for name, value in _flat(_defaults(config)).items()
+        if name in current and not any(name.startswith(f"{other}.") for other in absent)
+    }
+    found = {**then, **found}
+    return sorted(name for name in current | found if found.get(name) != current.get(name))
 
 
 def _defaults(config: Any) -> dict[str, Any]:

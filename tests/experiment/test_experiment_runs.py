@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import flow3r
 from flow3r.data.mixture import StepBatches
 from flow3r.errors import TrainingError
 from flow3r.experiment import runs
 from flow3r.experiment.arms import ARMS
 from flow3r.experiment.chain import carry_out, forecast, jobs_of
+from flow3r.experiment.provenance import program, read_json
 from flow3r.experiment.result_files import read_runs
-from flow3r.experiment.runs import Run, chosen_weight, read_json, sources_of, swept, write_sweep
+from flow3r.experiment.runs import Run, chosen_weight, sources_of, swept, write_sweep
 from flow3r.experiment.schedule import SCHEDULES
 from flow3r.experiment.stages import Experiment, Matching
-from flow3r.files import write_json
+from flow3r.files import sha256_of_file, write_json
 from flow3r.train.loop import train
 
 TOY = SCHEDULES["toy"]
@@ -48,7 +50,7 @@ def said_of(experiment: Experiment, run: Run) -> dict:
 
 def test_every_run_leaves_a_result_that_the_analysis_reads(experiment: Experiment):
     found = read_runs(experiment.out, "toy")
-    assert set(found.by_arm) == {("vggt", "dynamic", arm) for arm in WANTED["arms"]} and not found.unfinished
+    assert set(found.by_arm) == {("vggt", "dynamic", arm) for arm in WANTED["arms"]}
     factored, without = (found.by_arm["vggt", "dynamic", arm][0] for arm in ("flow-factored", "3d-sup"))
     assert (factored.steps, factored.flow_weight, without.flow_weight, factored.diverged) == (2, 1.0, None, None)
     assert factored.parameters["flow_head"] > without.parameters["flow_head"] == 0
@@ -94,7 +96,7 @@ def test_a_run_that_diverged_is_a_row_and_is_not_tried_again(copy: Experiment, m
     assert FACTORED.do(wild).startswith("diverged: step ")
     said = said_of(copy, FACTORED)
     assert said["test"] is said["train"] is said["validation"] is None and "step 0" in said["diverged"]
-    assert read_runs(copy.out, "toy").of  # the analysis reads it
+    assert read_runs(copy.out, "toy").by_arm["vggt", "dynamic", "flow-factored"][0].diverged == said["diverged"]
     monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     assert FACTORED.is_done(wild)
     (copy.folder / FACTORED.key / "result.json").unlink()  # as by a process that ended before it wrote this
@@ -114,6 +116,69 @@ def test_a_finished_run_of_other_settings_is_refused(copy: Experiment):
     with pytest.raises(TrainingError, match=r"finished with other steps; choose another --out"):
         FACTORED.is_done(longer)
     assert Matching(0).is_done(longer)
+    with pytest.raises(TrainingError, match=r"finished with other steps; choose another --out"):
+        Matching(0).is_done(dataclasses.replace(copy, schedule=dataclasses.replace(TOY, matching=3)))
+
+
+def test_a_setting_that_one_configuration_alone_has_is_another_unless_it_is_the_default(copy: Experiment):
+    path = copy.folder / FACTORED.key / "config.json"
+    whole = json.loads(path.read_text())
+    for removed, refused in (
+        (("ema",), False),
+        (("model", "flow", "kind"), False),
+        (("model", "flow", "features"), True),
+    ):
+        written = json.loads(path.read_text())
+        part = written
+        for name in removed[:-1]:
+            part = part[name]
+        del part[removed[-1]]
+        write_json(path, written)
+        if refused:
+            with pytest.raises(TrainingError, match=r"finished with other model\.flow\.features;"):
+                FACTORED.is_done(copy)
+        else:
+            assert FACTORED.is_done(copy)
+        write_json(path, whole)
+    write_json(path, whole | {"gone": 1})
+    with pytest.raises(TrainingError, match="finished with other gone;"):
+        FACTORED.is_done(copy)
+
+
+def test_a_finished_run_of_another_flow_weight_than_it_would_have_now_is_refused(copy: Experiment):
+    with pytest.raises(TrainingError, match=r"finished with other loss\.flow;"):
+        FACTORED.is_done(dataclasses.replace(copy, flow_weight=0.3))
+    swept_now = dataclasses.replace(copy, flow_weight=None)
+    assert FACTORED.is_done(swept_now)  # while no sweep has chosen
+    for best, refused in ((1.0, False), (3.0, True)):
+        for run in swept("vggt", "factored"):
+            found = {"validation": {"auc@30": 50.0 if run.tried == best else 40.0}, "diverged": None}
+            write_json(copy.folder / run.key / "result.json", found)
+        if refused:
+            with pytest.raises(TrainingError, match=r"finished with other loss\.flow;"):
+                FACTORED.is_done(swept_now)
+        else:
+            assert FACTORED.is_done(swept_now)
+
+
+def test_a_fork_of_a_base_that_has_changed_is_refused(copy: Experiment):
+    folder, base = copy.folder / FACTORED.key, copy.folder / Run("vggt", "dynamic", "base", 0).key
+    assert said_of(copy, FACTORED)["start_sha256"] == sha256_of_file(base / "model.safetensors")
+    shutil.copy(folder / "model.safetensors", base / "model.safetensors")
+    with pytest.raises(TrainingError, match="started from other weights than"):
+        FACTORED.is_done(copy)
+    told = said_of(copy, FACTORED)
+    del told["start_sha256"]  # as results from before this was kept
+    write_json(folder / "result.json", told)
+    assert FACTORED.is_done(copy)
+
+
+def test_a_result_tells_the_program_and_lacks_a_commit_where_git_fails(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+):
+    assert said_of(experiment, FACTORED)["program"]["version"] == flow3r.__version__
+    monkeypatch.setenv("PATH", "")
+    assert program.__wrapped__() == {"version": flow3r.__version__, "commit": None}
 
 
 def test_a_base_serves_all_regimes_of_its_labelled_set(copy: Experiment):
