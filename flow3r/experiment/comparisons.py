@@ -154,10 +154,10 @@ def _by_divergence(claim: Hypothesis, runs: Runs) -> tuple[Verdict, str]:
     """What is said where no seed can be compared: divergence of all seeds of one side alone decides."""
     if not claim.better or not all(runs.of(side) for side in (*claim.better, *claim.worse)):
         return "not run", ""
-    of_all = {
-        which: all(any(runs.of(side)[seed].diverged for side in sides) for seed in _common(map(runs.of, sides)))
-        for which, sides in (("better", claim.better), ("worse", claim.worse))
-    }
+    of_all = {}
+    for which, sides in (("better", claim.better), ("worse", claim.worse)):
+        seeds = _common(map(runs.of, sides))
+        of_all[which] = bool(seeds) and all(any(runs.of(side)[s].diverged for side in sides) for s in seeds)
     several = min(len(runs.of(side)) for side in (*claim.better, *claim.worse)) > 1
     if several and of_all["worse"] and not _diverged(claim.better, runs):
         return "supported", "all runs of its worse side diverged, and none of the other"

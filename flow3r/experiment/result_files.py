@@ -65,6 +65,7 @@ class Run:
     test: Scores | None
     train: Scores | None
     validation: Mapping[str, float]
+    pseudo: Mapping[str, Any] | None = None  # of pseudo 3D labels: worlds "solved", and "failed" by reason
 
     def scores(self, split: Literal["test", "train"]) -> Scores | None:
         """Of the test worlds, or of labelled worlds that it learnt from."""
@@ -77,7 +78,6 @@ class Runs:
 
     schedule: str
     by_arm: Mapping[Arm, Mapping[int, Run]]  # by seed
-    unfinished: tuple[str, ...]  # folders of runs without a result
     trivial: Mapping[tuple[str, str], Mapping[str, Scores]]  # (family, regime) -> row -> scores
     sweep: Mapping[str, Any] | None
 
@@ -90,7 +90,7 @@ def read_runs(out: str | Path, schedule: str) -> Runs:
     """Every OUT/<schedule>/<family>/<regime>/<arm>/seed<s>/result.json, the trivial rows beside them, and the sweep.
 
     Raises InputError for a file that cannot be read, that lies in the folder of another run, or whose test worlds are
-    not as many as those of other runs of its regime.
+    not as many as those of other runs of its regime, and for an arm whose seeds differ in steps or weight of the flow.
     """
     folder = Path(out) / schedule
     by_arm: dict[Arm, dict[int, Run]] = {}
@@ -100,17 +100,24 @@ def read_runs(out: str | Path, schedule: str) -> Runs:
         if path.parts[-6:-1] != place:
             raise InputError(f"{path} is the result of {'/'.join(place)}: it was moved; put it back, or run again")
         by_arm.setdefault((run.family, run.regime, run.arm), {})[run.seed] = run
+    for arm, seeds in by_arm.items():
+        for what in ("steps", "flow_weight"):
+            found = {seed: getattr(run, what) for seed, run in sorted(seeds.items())}
+            if len(set(found.values())) > 1:
+                said = ", ".join(f"seed {seed}: {value}" for seed, value in found.items())
+                raise InputError(
+                    f"{folder / '/'.join(arm)}: its seeds differ in {what} ({said}); expected one for all: run those "
+                    "again that are not as wanted"
+                )
     for regime in {arm[1] for arm in by_arm}:
         counts = {r.test.worlds for arm, seeds in by_arm.items() if arm[1] == regime for r in seeds.values() if r.test}
         if len(counts) > 1:
             raise InputError(
                 f"runs of {regime} in {folder} were tested on {sorted(counts)} worlds; test all on as many"
             )
-    unfinished = (p for p in folder.glob("*/*/*/seed*") if p.is_dir() and not (p / RESULT).is_file())
     return Runs(
         schedule=schedule,
         by_arm=by_arm,
-        unfinished=tuple(sorted(str(p.relative_to(folder)) for p in unfinished)),
         trivial={
             (path.parts[-3], path.parts[-2]): _trivial(_content(path), path)
             for path in sorted(folder.glob(f"*/*/{TRIVIAL}"))
@@ -138,7 +145,7 @@ def read_run(path: str | Path) -> Run:
         for split in ("test", "train")
     }
     kept = {key: content[key] for key in _RUN if key not in ("version", "validation", *splits)}
-    return Run(**kept, **splits, validation=content["validation"] or {})
+    return Run(**kept, **splits, validation=content["validation"] or {}, pseudo=content.get("pseudo"))
 
 
 def _trivial(content: Mapping[str, Any], path: Path) -> dict[str, Scores]:
