@@ -33,7 +33,7 @@ def experiment(
     """A table of the paper on procedural worlds: all runs that it takes, then what they say of the paper's claims.
 
     Restartable: what is finished is not done again, what was stopped goes on. Several such commands may share a folder.
-    The exit code is 1 if a job failed; a run that diverged is a result.
+    The exit code is 1 if a job failed, and 130 after SIGTERM or ctrl-C; a run that diverged is a result.
 
     Args:
         table: A table of the paper (docs/experiments.md); `limits`: its two stated limitations, measured; `real`: the
@@ -77,7 +77,11 @@ def experiment(
     if dry_run:
         PRINT.print(escape("\n".join(forecast(settings, jobs, processes))), soft_wrap=True)
         return
-    failed = {} if report else carry_out(settings, jobs, processes, _say)
+    try:
+        failed = {} if report else carry_out(settings, jobs, processes, _say)
+    except KeyboardInterrupt as stopped:
+        print(f"flow3r: {stopped}", file=sys.stderr)
+        sys.exit(130)
     _report(table, out, docs or settings.folder / "report", schedule)
     if failed:
         said = f"{len(failed)} of {len(jobs)} jobs failed, see above; the same command tries them again"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,19 +43,36 @@ def work(experiment: Experiment, jobs: Sequence[Job], processes: int, tell: Call
     """Do all jobs, as `in_order` has them, `processes` at a time; of those that failed, why, by key.
 
     What needs a job that failed is not begun, and has failed too. After SIGTERM or ctrl-C the jobs at hand are told to
-    end, which saves what they have, and KeyboardInterrupt is raised: the same call goes on. A single process does all
-    jobs in this one.
+    end, which saves what they have, and KeyboardInterrupt, which says how many are left, is raised: the same call goes
+    on. A single process does all jobs in this one.
     """
     crew = _Crew(experiment, jobs, tell)
-    if processes == 1:
-        with _one_thread():
-            while crew.left:
-                if (job := crew.next()) is None:
-                    crew.wait()
-                else:
-                    crew.ended(job, _done_here(experiment, job))
-        return crew.failed
-    with _stopping() as asked:
+    try:
+        if processes == 1:
+            _work_alone(crew)
+        else:
+            _work_together(crew, processes)
+    except KeyboardInterrupt:
+        left = crew.total - crew.finished - len(crew.failed)
+        raise KeyboardInterrupt(f"stopped; {left} of {crew.total} jobs are left: the same command goes on") from None
+    return crew.failed
+
+
+def _work_alone(crew: "_Crew") -> None:
+    with _one_thread(), _handling(signal.default_int_handler):
+        while crew.left:
+            if (job := crew.next()) is None:
+                crew.wait()
+                continue
+            try:
+                crew.ended(job, _done_here(crew.experiment, job))
+            except SystemExit:  # of training that was told to end, and has saved what it has
+                raise KeyboardInterrupt from None
+
+
+def _work_together(crew: "_Crew", processes: int) -> None:
+    asked = threading.Event()
+    with _handling(lambda *_: asked.set()):
         try:
             while crew.left:
                 while len(crew.running) < processes and (job := crew.next()) is not None:
@@ -64,7 +82,6 @@ def work(experiment: Experiment, jobs: Sequence[Job], processes: int, tell: Call
                     raise KeyboardInterrupt
         finally:
             crew.end()
-    return crew.failed
 
 
 class _Crew:
@@ -202,11 +219,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Within, SIGTERM sets an event."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+def _handling(answer: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Within, `answer` is what SIGTERM calls."""
+    before = signal.signal(signal.SIGTERM, answer)
     try:
-        yield asked
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

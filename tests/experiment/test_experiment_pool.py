@@ -103,7 +103,9 @@ def test_a_job_that_another_process_is_at_is_waited_for(experiment: Experiment, 
     assert said == ["a: another process is at it", "a: done by another process [1 of 2]", "b: written [2 of 2]"]
 
 
-def test_what_was_told_to_end_is_saved_and_goes_on(experiment: Experiment):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_was_told_to_end_is_saved_and_goes_on(experiment: Experiment, processes: int):
+    """Also by the process itself, whose training ends with SystemExit(0) then."""
     job = Patient("slow")
     begun = experiment.folder / "slow.begun"
 
@@ -113,8 +115,10 @@ def test_what_was_told_to_end_is_saved_and_goes_on(experiment: Experiment):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        work(experiment, [job], 2, print)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="stopped; 2 of 2 jobs are left: the same command goes on"):
+        work(experiment, [job, Note("after", (job,))], processes, print)
+    assert signal.getsignal(signal.SIGTERM) == before
     assert (experiment.folder / "slow.saved").exists() and not job.is_done(experiment)
     said: list[str] = []
     assert work(experiment, [job, Note("quick")], 2, said.append) == {}
