@@ -21,6 +21,7 @@ from flow3r.data.mixture import Wanted
 from flow3r.data.regime_measures import seen_moving
 from flow3r.data.regime_sources import Flaws, LabelledSequences, as_video
 from flow3r.data.regimes import DOMAINS, FRAMES, SIDE, WorldSet
+from flow3r.data.worlds import RENDERER
 from flow3r.errors import InputError
 from flow3r.files import atomic_path, sha256_of_json, write_json
 from flow3r.types import Flow, Views
@@ -250,9 +251,10 @@ def _agree_on_manifest(kept: KeptWorlds) -> None:
         "side": SIDE,
         "flow": kept.flow,
         "worlds_sha256": sha256_of_json(asdict(DOMAINS[worlds.domain])),
+        "renderer": RENDERER,
     }
     if path.exists():
-        found = _read_manifest(path)
+        found = {"renderer": 1, **_read_manifest(path)}  # which it was before manifests told it
         changed = sorted(key for key in settings if found.get(key) != settings[key])
         if changed:
             raise InputError(

@@ -16,6 +16,8 @@ from flow3r.geometry.camera import camera_rays
 from flow3r.geometry.se3 import from_parts, invert, nearest_rotation
 from flow3r.types import Flow, OnDevice, Views
 
+RENDERER = 1  # version of the pictures: raise it with every change of what is seen, so that kept worlds are made again
+
 # Worked on together. On a CPU more leaves the cache and less is all overhead (benchmarks.worlds).
 _RAYS_AT_ONCE, _RAYS_AT_ONCE_ON_GPU = 120_000, 4_000_000
 # Four places within a pixel, no two in one row or column.

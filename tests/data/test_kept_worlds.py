@@ -14,6 +14,7 @@ from flow3r.data.kept_worlds import KeptSequences, KeptVideo, KeptWorlds, keep_w
 from flow3r.data.mixture import Wanted, stream
 from flow3r.data.regime_sources import Flaws, LabelledSequences, UnlabelledSequences
 from flow3r.data.regimes import WorldSet
+from flow3r.data.worlds import RENDERER
 from flow3r.errors import InputError
 from flow3r.types import Views
 
@@ -55,6 +56,17 @@ def assert_same_scenes(kept: Views, rendered: Views) -> None:
     torch.testing.assert_close(
         kept.flow.displacement[seen], rendered.flow.displacement[seen], atol=1e-3, rtol=torch.finfo(torch.half).eps
     )
+
+
+def test_worlds_of_another_renderer_are_refused_and_those_from_before_there_were_several_are_not(folder: Path):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest.pop("renderer") == RENDERER
+    if RENDERER == 1:
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        keep_worlds(WORLDS, folder, frames=FRAMES, flow=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"renderer": RENDERER + 1}))
+    with pytest.raises(InputError, match=r"of other settings \(renderer\)"):
+        keep_worlds(WORLDS, folder, frames=FRAMES, flow=True)
 
 
 def test_views_are_those_that_are_rendered(kept: KeptWorlds):
