@@ -8,7 +8,7 @@ from flow3r.data.labels import MANIFEST, LabelStore, Segment, SegmentInfo
 from flow3r.errors import InputError
 from flow3r.files import atomic_path, sha256_of_bytes
 
-MOST_BYTES = 50_000_000  # ours: what is soon copied to wherever a GPU is lent
+MOST_BYTES = 50_000_000  # ours: what is soon copied to a machine with a GPU
 _MISSES = 8  # segments in a row that found no room; others are not tried then
 
 

@@ -5,13 +5,15 @@ A chain of one seed is matching, a base for each family and labelled set, and ar
 """
 
 import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flow3r.config import TrainConfig
+from flow3r.config import TrainConfig, VggtConfig
 from flow3r.data.kept_worlds import KeptWorlds
 from flow3r.errors import TrainingError
 from flow3r.experiment.arms import BASE, FLOW_WEIGHTS, Arm, Family, arm_called
@@ -179,6 +181,7 @@ class Run:
             "gradients": gradients_of(records),
             START: start_of(self.start(experiment)),
             "program": program(),
+            **self._pseudo(experiment),
             **self._measured(experiment, model),
         }
         write_json(folder / RESULT, result)
@@ -187,6 +190,14 @@ class Run:
         return f"{result['steps']} steps in {result['seconds']:.0f} s, " + ", ".join(
             f"{name} {result['validation'][name]:.4g}" for name in (SWEPT_BY, "mse")
         )
+
+    def _pseudo(self, experiment: Experiment) -> dict[str, Any]:
+        """Of an arm with pseudo 3D labels, how many worlds have some, and of those that failed how many and why."""
+        if self.arm == BASE or self._arm.unlabelled != "pseudo":
+            return {}
+        labels = experiment.stores.pseudo(experiment.regime(self.regime).unlabelled)
+        reasons = Counter(re.sub(r"[\d.]+", "N", why) for why in labels.failed.values())
+        return {"pseudo": {"solved": len(labels.solved), "failed": dict(reasons.most_common())}}
 
     def _measured(self, experiment: Experiment, model: Model | None) -> dict[str, Any]:
         """Measures of the test worlds, of at most as many labelled ones as there are of validation, and of these."""
@@ -300,9 +311,11 @@ def gradients_of(records: list[dict[str, Any]]) -> dict[str, float | int] | None
 
 
 def parameters_of(config: TrainConfig) -> dict[str, int]:
-    """How many numbers a model has, and its flow head."""
+    """How many numbers a model has, and its flow head; a head of points that nothing asks is not counted."""
     with torch.device("meta"):
         model = MODEL_OF[type(config.model)](config.model)
+    if isinstance(config.model, VggtConfig) and config.model.world_points == "depth":
+        del model.point_head
     parts = {"all": model, "flow_head": model.flow_head}
     return {name: 0 if part is None else sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 

@@ -18,6 +18,7 @@ class Schedule:
     seeds: tuple[int, ...] = (0, 1, 2)
     images_per_batch: int | None = None  # None: the preset's
     matching_images: int | None = None
+    matching_curriculum: int | None = None  # steps over which matching's pairs get harder
     checkpoint_every: int = 100
     workers: int = 0  # processes that read ahead in each run
     device: str | None = None  # by default; None: CUDA where there is one
@@ -28,8 +29,11 @@ class Schedule:
 
     def scaled(self, config: TrainConfig) -> TrainConfig:
         """A run in this schedule's batches."""
-        images = self.matching_images if isinstance(config.model, MatcherConfig) else self.images_per_batch
+        matching = isinstance(config.model, MatcherConfig)
+        images = self.matching_images if matching else self.images_per_batch
         data = replace(config.data, workers=self.workers)
+        if matching and self.matching_curriculum is not None:
+            data = replace(data, curriculum_steps=self.matching_curriculum)
         return replace(
             config,
             data=data if images is None else replace(data, images_per_batch=images),
@@ -49,7 +53,7 @@ class Schedule:
 SCHEDULES = {
     schedule.name: schedule
     for schedule in (
-        # CPU seconds of one thread on a busy machine; not those of rendering worlds, 0.1 to 0.8 each, once.
+        # CPU seconds of one thread, with other work beside it; not those of rendering worlds, 0.1 to 0.8 each, once.
         Schedule("cpu", 400, 500, 500, 150, device="cpu", seconds_per_step=0.5, seconds_to_score=75.0),
         Schedule(  # about two minutes a run on an H200 is what it is made for; not measured
             "cuda",
@@ -59,6 +63,7 @@ SCHEDULES = {
             1000,
             images_per_batch=96,
             matching_images=256,
+            matching_curriculum=12_000,  # as in the preset, three times the steps
             checkpoint_every=1000,
             workers=2,
             device="cuda",
@@ -74,6 +79,7 @@ SCHEDULES = {
             2,
             images_per_batch=4,
             matching_images=4,
+            matching_curriculum=6,
             device="cpu",
             worlds=2,
         ),

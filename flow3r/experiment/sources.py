@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,6 +15,9 @@ from flow3r.data.regimes import FRAMES, Regime, WorldSet
 from flow3r.data.sampling import spread_indices
 from flow3r.experiment.arms import Arm
 from flow3r.teacher import teacher_called
+
+if TYPE_CHECKING:
+    from flow3r.data.pseudo_worlds import PseudoWorlds
 
 VIEWS = 4  # of a world that is measured, evenly spread over its sequence: docs/experiments.md
 SEEN = tuple(spread_indices(FRAMES, VIEWS))
@@ -51,10 +55,15 @@ class Stores:
         """Scenes with the 3D labels that an optimiser finds in the embedded teacher's flow; solved now, unless they
         are. Needs pycolmap."""
         from flow3r.data.pseudo_worlds import PseudoSequences
+
+        return PseudoSequences(self.pseudo(worlds))
+
+    def pseudo(self, worlds: WorldSet) -> "PseudoWorlds":
+        """The labels of `solved`, with what became of every world."""
         from flow3r.experiment.pseudo_labels import pseudo_label_set
 
         store = label_set(worlds, teacher_called(TEACHER), self._folder("labels", worlds))
-        return PseudoSequences(pseudo_label_set(worlds, store, self._folder("pseudo", worlds)))
+        return pseudo_label_set(worlds, store, self._folder("pseudo", worlds))
 
     def _folder(self, kind: str, worlds: WorldSet, more: str = "") -> Path:
         return self.folder / kind / f"{worlds.domain}-{worlds.split}{more}"
