@@ -96,7 +96,13 @@ def test_the_hub_library_itself_stays_offline_when_told(tmp_path, monkeypatch):
         load_model("someone/nothing-cached")
 
 
-@pytest.mark.parametrize("name", ["runs/model.safetensors", "/tmp/absent", "../models/nano", "a/b/c", "~/x"])
+def test_the_folder_of_an_earlier_stage_never_reaches_the_network(hub):
+    with pytest.raises(CheckpointError, match="flow3r train nano-matching -o runs/nano-matching"):
+        load_model("runs/nano-matching")
+    assert hub["asked"] == []
+
+
+@pytest.mark.parametrize("name", ["made/model.safetensors", "/tmp/absent", "../models/nano", "a/b/c", "~/x"])
 def test_what_looks_like_a_path_never_reaches_the_network(hub, name):
     with pytest.raises(CheckpointError, match="no such file"):
         load_model(name)
@@ -105,11 +111,11 @@ def test_what_looks_like_a_path_never_reaches_the_network(hub, name):
 
 def test_a_folder_of_that_name_comes_before_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
+    (tmp_path / "made").mkdir()
     with pytest.raises(CheckpointError, match="no such file"):
-        load_model("runs/nano")
-    save_model(tiny_model(), "runs/nano/model.safetensors")
-    assert load_model("runs/nano").config == tiny_model().config
+        load_model("made/nano")
+    save_model(tiny_model(), "made/nano/model.safetensors")
+    assert load_model("made/nano").config == tiny_model().config
     assert hub["asked"] == []
 
 
