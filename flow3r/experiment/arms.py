@@ -15,7 +15,7 @@ Family = Literal["vggt", "pi3"]
 FAMILIES: tuple[Family, ...] = ("vggt", "pi3")
 MATCHING = "experiment-matching"  # the preset of what comes before the bases of both families
 BASE = "base"  # the name of what all arms start from, which is measured as they are
-FLOW_WEIGHTS = (0.3, 1.0, 3.0)  # ours: that the flow loss is tried with, once for each kind of head and family
+FLOW_WEIGHTS = (0.3, 1.0, 3.0, 10.0)  # ours: tried for the flow loss, once for each kind of head and family
 FORK = 1000  # added to a seed, so that the batches of an arm are not those that its base has seen
 PROBE_EVERY = 50  # ours: steps between comparisons of the gradients of flow and labels
 
