@@ -200,7 +200,7 @@ def gradients_plot(analysis: Table, path: Path) -> bool:
         for axis in axes:
             axis.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)), yticklabels=[])
         axes[0].set_yticklabels([f"{row['regime']}: {row['arm']}" for row in rows], fontsize=8)
-        axes[0].set(xscale="log", xlabel="norm of the gradient over the trunk")
+        axes[0].set(xscale="log", xlabel="norm of the gradient over the trunk, before clipping")
         axes[1].axvline(0, color="#333333", linewidth=1)
         axes[1].set(xlabel="cosine of the gradients of flow and labels")
         reach = max(0.25, 1.1 * max(abs(x) for x in axes[1].get_xlim()))

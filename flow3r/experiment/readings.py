@@ -29,7 +29,9 @@ FOLLOW_UPS = (
         "table1/dynamic/flow-factored over 3d-sup/",
         NOT,
         "Whether factored flow needs more steps than these: the same commands with `--schedule cuda`, eight times the "
-        "steps in four times the batch. Whether its labels cost more than its flow gives: 3d-sup-exposures.",
+        "steps in six times the batch. Whether its labels cost more than its flow gives: 3d-sup-exposures. Whether "
+        "matching, which is supervised with exact flow, leaves unlabelled flow little to add: matching on static "
+        "worlds of the familiar looks alone.",
     ),
     FollowUp(
         "table1/static/flow-factored over 3d-sup/",
@@ -46,8 +48,9 @@ FOLLOW_UPS = (
     FollowUp(
         "table1/alignment/3d-sup-shared over 3d-sup/",
         ("supported",),
-        "One alignment for points and cameras is better: with separate ones nothing ties them, which projective flow "
-        "suffers from most. All arms with shared alignment decide how much of their order is owed to it.",
+        "One alignment for points and cameras is better, although world points, which are depth under the decoded "
+        "pose, tie the two under separate ones as well. All arms with shared alignment, from a base that has it too, "
+        "decide how much of their order is owed to it.",
     ),
     FollowUp(
         "table1/bottleneck/narrow latents leak less/",

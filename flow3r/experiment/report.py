@@ -12,7 +12,8 @@ from flow3r.experiment.result_files import read_runs
 from flow3r.experiment.table_analysis import FORMAT, analyse
 from flow3r.files import write_json, write_text
 
-PAGE, FOLDER = "experiment_results.md", "experiments"
+PAGE, REAL_PAGE, FOLDER = "experiment_results.md", "experiment_results_real.md", "experiments"
+REAL_LINK = f"The same comparison with real clips as the unlabelled domain: [{REAL_PAGE}]({REAL_PAGE})."
 
 
 def report(
@@ -39,7 +40,8 @@ def write_page(docs: str | Path, *tables: str) -> tuple[Path, ...]:
     docs = Path(docs)
     page = docs / PAGE
     text = page.read_text(encoding="utf-8") if page.is_file() else START
-    text = page_with(text, "overview", OVERVIEW)
+    real = f"\n{REAL_LINK}\n" if (docs / REAL_PAGE).is_file() else ""
+    text = page_with(text, "overview", OVERVIEW + real)
     for table, title in TITLES.items():  # so that parts stand in one order, whichever is run first
         text = text if has_part(text, table) else page_with(text, table, f"## {title}\n\nNot run yet.")
     written = []

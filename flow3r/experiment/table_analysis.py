@@ -79,6 +79,7 @@ def _row(table: Table, side: Side, runs: Runs, resamples: int) -> dict[str, Any]
         "test": _intervals(tested, resamples),
         "train": _intervals(trained, resamples),
         "by_seed": {str(seed): _seed(run) for seed, run in sorted(found.items())},
+        "pseudo": dict(any_run.pseudo) if any_run.pseudo else None,
         "paper": paper_row(table, side),
     }
 

@@ -143,6 +143,30 @@ def test_partial_results_name_what_diverged_and_what_is_missing(tmp_path):
     assert "| flow-projective | 2 of 3 |" in page
 
 
+def test_the_page_tells_weights_at_an_edge_failed_labels_and_where_real_clips_stand(tmp_path):
+    write_arm(tmp_path, Side("pseudo-3d"), 7, SMALL)
+    for path in tmp_path.rglob("result.json"):
+        told = {"pseudo": {"solved": 230, "failed": {"COLMAP placed N of N frames": 60, "an impossible lens": 10}}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    tried = {"factored": (20.0, 30.0, 31.0), "tracking": (20.0, 30.0, None)}
+    runs = [
+        {"family": "vggt", "head": head, "flow_weight": weight, "auc@30": auc, "diverged": None if auc else "step 3"}
+        for head, found in tried.items()
+        for weight, auc in zip((0.3, 1.0, 3.0), found, strict=True)
+    ]
+    sweep = {"version": 1, "measure": "auc@30", "chosen": {"vggt": {"factored": 3.0, "tracking": 1.0}}, "runs": runs}
+    (tmp_path / "cpu" / "sweep.json").write_text(json.dumps(sweep))
+    for real in (False, True):
+        if real:
+            (tmp_path / "docs" / "experiment_results_real.md").write_text("# Real clips")
+        report("table7", tmp_path, tmp_path / "docs", resamples=100)
+        page = (tmp_path / "docs" / "experiment_results.md").read_text()
+        assert ("(experiment_results_real.md)" in page) == real
+    assert "230 solved, 70 failed (60 x COLMAP placed N of N frames; 10 x an impossible lens)" in page
+    assert page.count("lies at the edge") == 1 and "weight 3 of vggt, factored" in page
+    assert "0.3: 20.00, 1: 30.00, 3: 31.00" in page
+
+
 def test_an_arm_whose_runs_all_diverged_has_a_row_without_numbers(tmp_path):
     write_arm(tmp_path, Side("flow-projective"), 0, SMALL, aepe=24.0, diverged=[0, 1, 2])
     (row,) = analyse("table1", read_runs(tmp_path, "cpu"), 100)["rows"]
