@@ -10,7 +10,8 @@ for the mean of them. The rule, the same for every claim:
    these share them; 10,000 draws of a fixed generator. (Training worlds and test worlds are drawn apart.) Of the
    deviations of drawn seeds, that part of the variance which drawing worlds explains already is taken out; the rest is
    widened by t(0.975, S - 1) / z(0.975) * sqrt(S / (S - 1)), 2.7 at three seeds: without it a percentile interval from
-   three seeds that differ would exclude the truth in one case of four (simulated), with it in one of twenty.
+   three seeds that differ would exclude the truth in one case of four (simulated), with it in 4 to 10 of a hundred: most
+   often where seeds scatter about as much as their means over worlds do.
 3. The claim is `supported` if the 95 % interval lies wholly above zero, `contradicted` if wholly below, and otherwise
    `undecided`. With SEEDS = 3 the interval over seeds is wide: `undecided` is a result. One seed decides nothing.
 4. A run that diverged has no measures. Its seed is left out of the differences, and counted. A claim is not supported
@@ -22,13 +23,16 @@ for the mean of them. The rule, the same for every claim:
 7. A claim with `grows_with` is about a rank correlation (Spearman) over worlds, in the place of the mean: that of the
    difference with a fact of the world.
 
-More than a hundred claims are decided at 95 %: of those where nothing differs, one in twenty is decided by chance.
+More than a hundred claims are decided at 95 %: of those where nothing differs, one in twenty-five to one in ten is
+decided by chance.
 The seeds, the schedule and the flow weights of the runs are chosen without the test worlds.
 """
 
 from flow3r.experiment.claims import FLOW, FLOW_SHARE, POINTS, POSE, Conjunction, Hypothesis, Side, claims
 
-SEEDS = 3  # ours: what a table in about an hour on two cores allows
+# Ours: what two CPU cores allow. Forecast for two processes: table1 3.8 hours (96 runs), table4 1.1, table5 1.3, table7
+# 0.8, limits 1.2, each by itself.
+SEEDS = 3
 
 
 def hypotheses() -> tuple[Hypothesis, ...]:
@@ -184,7 +188,9 @@ def _bottleneck() -> tuple[Hypothesis, ...]:
 
 
 def _alignment() -> tuple[Hypothesis, ...]:
-    """Appendix A.1 aligns points, centres and rotations separately, so that no term ties them to each other."""
+    """Appendix A.1 aligns points, centres and rotations separately. World points are unprojected depth under the
+    decoded pose here, so that the term of points ties them to cameras even so, to one similarity; shared alignment ties
+    the similarities of points, centres and rotations as well."""
     return tuple(
         hypothesis
         for arm in ("3d-sup", "flow-factored")
