@@ -10,8 +10,8 @@ for the mean of them. The rule, the same for every claim:
    these share them; 10,000 draws of a fixed generator. (Training worlds and test worlds are drawn apart.) Of the
    deviations of drawn seeds, that part of the variance which drawing worlds explains already is taken out; the rest is
    widened by t(0.975, S - 1) / z(0.975) * sqrt(S / (S - 1)), 2.7 at three seeds: without it a percentile interval from
-   three seeds that differ would exclude the truth in one case of four (simulated), with it in 4 to 10 of a hundred: most
-   often where seeds scatter about as much as their means over worlds do.
+   three seeds that differ would exclude the truth in one case of four (simulated), with it in 4 to 10 of a hundred:
+   most often where seeds scatter about as much as their means over worlds do.
 3. The claim is `supported` if the 95 % interval lies wholly above zero, `contradicted` if wholly below, and otherwise
    `undecided`. With SEEDS = 3 the interval over seeds is wide: `undecided` is a result. One seed decides nothing.
 4. A run that diverged has no measures. Its seed is left out of the differences, and counted. A claim is not supported
