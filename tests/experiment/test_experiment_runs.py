@@ -214,7 +214,7 @@ def test_arms_of_one_seed_see_the_same_scenes_and_pairs(experiment: Experiment):
 
 def test_the_weight_is_the_best_of_those_tried_whatever_diverged(tmp_path: Path):
     experiment = Experiment(tmp_path, TOY)
-    for run, value in zip(swept("vggt", "tracking"), (30.0, 40.0, None), strict=True):
+    for run, value in zip(swept("vggt", "tracking"), (30.0, 40.0, None, 35.0), strict=True):
         validation = None if value is None else {"auc@30": value}
         said = {"validation": validation, "diverged": None if validation else "step 3: the loss is nan"}
         write_json(experiment.folder / run.key / "result.json", said)
@@ -224,4 +224,5 @@ def test_the_weight_is_the_best_of_those_tried_whatever_diverged(tmp_path: Path)
     write_sweep(experiment)
     said = json.loads((experiment.folder / "sweep.json").read_text())
     assert said["chosen"] == {"vggt": {"tracking": 1.0}}
-    assert [(run["flow_weight"], run["auc@30"]) for run in said["runs"]] == [(0.3, 30.0), (1.0, 40.0), (3.0, None)]
+    found = [(run["flow_weight"], run["auc@30"]) for run in said["runs"]]
+    assert found == [(0.3, 30.0), (1.0, 40.0), (3.0, None), (10.0, 35.0)]
