@@ -30,8 +30,8 @@ The seeds, the schedule and the flow weights of the runs are chosen without the 
 
 from flow3r.experiment.claims import FLOW, FLOW_SHARE, POINTS, POSE, Conjunction, Hypothesis, Side, claims
 
-# Ours: what two CPU cores allow. Forecast for two processes: table1 3.9 hours (100 runs), table4 1.1, table5 1.3, table7
-# 0.8, limits 1.2, each by itself.
+# Ours: what two CPU cores allow. Forecast for two processes: table1 3.9 hours (100 runs), table4 1.1, table5 1.3,
+# table7 0.8, limits 1.2, each by itself.
 SEEDS = 3
 
 
