@@ -76,8 +76,9 @@ class Truth:
 
 
 def _known_pixels(frames: Iterable[Frame], farthest: float) -> int:
-    """Pixels of original frames whose depth is known, and nearer than `farthest`."""
-    return sum(int(((frame.depth > 0) & (frame.depth < farthest)).sum()) for frame in frames)
+    """Pixels of original frames whose depth is known, and nearer than `farthest`; a frame may have none."""
+    depths = [frame.depth for frame in frames if frame.depth is not None]
+    return sum(int(((depth > 0) & (depth < farthest)).sum()) for depth in depths)
 
 
 def no_prediction(views: Views) -> Prediction:
