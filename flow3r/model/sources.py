@@ -100,7 +100,9 @@ def find_weights(name_or_path: str | Path, accept_license: bool = False) -> Path
         raise CheckpointError(f"{name}: its weights are not in this installation; train them: flow3r train {name}")
     if name.startswith("runs/"):  # where presets look for the stage before them; no owner of a hub
         stage = name.removeprefix("runs/")
-        raise CheckpointError(f"{name}: no such folder here; an earlier stage leaves it: flow3r train {stage} -o {name}")
+        raise CheckpointError(
+            f"{name}: no such folder here; an earlier stage leaves it: flow3r train {stage} -o {name}"
+        )
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not path.parent.exists() and path.suffix not in SUFFIXES:
         check_licence(name, accept_license)
         return _from_hub(name)

@@ -98,9 +98,9 @@ def test_a_model_takes_the_trunk_of_a_matcher_and_keeps_its_own_heads(tmp_path, 
 def test_a_trunk_of_other_sizes_and_a_matcher_asked_for_geometry(tmp_path):
     save_model(matcher_of(TINY), tmp_path / "matcher.safetensors")
     deeper = replace(TINY, multiview=replace(TINY.multiview, depth=TINY.multiview.depth + 2))
-    with pytest.raises(CheckpointError, match="multiview.depth"):
+    with pytest.raises(CheckpointError, match=r"multiview\.depth"):
         initialise_from(Flow3r(deeper), tmp_path / "matcher.safetensors")
-    with pytest.raises(CheckpointError, match="a matcher, which predicts no geometry.*init_from"):
+    with pytest.raises(CheckpointError, match=r"a matcher, which predicts no geometry.*init_from"):
         load_model(tmp_path / "matcher.safetensors")
 
 
