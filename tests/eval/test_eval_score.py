@@ -26,7 +26,7 @@ from flow3r.eval.report import COLUMNS
 from flow3r.eval.samples import Sample, read_sample, write_sample
 from flow3r.eval.score import Task, protocol_of, score
 from flow3r.eval.tables.collect import read_rows, results_of
-from flow3r.eval.truth import _known_pixels, worst_of_any_truth
+from flow3r.eval.truth import worst_of_any_truth
 from flow3r.files import write_json
 from flow3r.geometry.camera import unproject
 from flow3r.geometry.se3 import transform_maps
@@ -397,10 +397,3 @@ def test_flow_of_labelled_pairs_is_scored_pair_by_pair_in_any_order(tmp_path):
 def test_another_profile_changes_the_definition_of_points_alone():
     assert protocol_of(ROOMS, "flow3r").points == ROOMS.points and protocol_of(ROOMS, "pi3").points == PI3
     assert protocol_of(ROOMS, "pi3").groups == ROOMS.measures
-
-
-def test_known_depth_is_counted_in_the_frames_that_have_any():
-    image, depth = np.zeros((2, 3, 3), np.uint8), np.array([[0.0, 1.0, 2.0], [3.0, 9.0, 0.0]], np.float32)
-    frames = [Frame(image, 0.0, "with", depth=depth), Frame(image, 1.0, "without")]
-    assert _known_pixels(frames, 5.0) == 3
-    assert _known_pixels(frames[1:], 5.0) == 0
