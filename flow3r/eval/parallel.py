@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Literal, TypeVar
+
+import torch
 
 from flow3r.errors import Flow3rError, InputError
 
@@ -36,6 +39,17 @@ def in_parallel(
         yield from _on_ray(function, items, workers, gpus)
     else:
         yield from _in_processes(function, items, workers)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: the order of sums, and with it the last digits, would depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_processes(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:

@@ -8,7 +8,6 @@ definitions alone: it holds no times, and is computed on one thread, whatever ru
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from flow3r.eval.benchmarks import find_benchmark
 from flow3r.eval.benchmarks.benchmark import LABELS, Benchmark
 from flow3r.eval.benchmarks.manifests import Draw, Manifest
 from flow3r.eval.measures import DEFINITION, Protocol, score_scene
-from flow3r.eval.parallel import Where, in_parallel
+from flow3r.eval.parallel import Where, in_parallel, one_thread
 from flow3r.eval.predict import failure_path, row_sha256, sample_path
 from flow3r.eval.report import Score
 from flow3r.eval.samples import Sample, read_sample
@@ -179,7 +178,7 @@ def protocol_of(benchmark: Benchmark, profile: Profile) -> Protocol:
 def score_draw(task: Task, benchmark: Benchmark, sequences: Mapping[str, Sequence]) -> dict[str, Any]:
     """The row of one draw."""
     protocol, draw = protocol_of(benchmark, task.profile), task.draw
-    with _one_thread():
+    with one_thread():
         result, failed = _scored(task, protocol, sequences, benchmark.labels_vary)
     return {
         "benchmark": benchmark.name,
@@ -201,17 +200,6 @@ def score_draw(task: Task, benchmark: Benchmark, sequences: Mapping[str, Sequenc
         "degenerate": result.degenerate,
         "failed": failed,
     }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of sums, and with it the last digits, would depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _scored(task: Task, protocol: Protocol, sequences: Mapping[str, Sequence], labels_vary: bool) -> tuple[Score, str]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from flow3r.errors import Flow3rError
+from flow3r.eval.parallel import one_thread
 from flow3r.experiment.stages import Experiment, Job
 from flow3r.teacher.leases import Lease
 
@@ -59,7 +60,7 @@ def work(experiment: Experiment, jobs: Sequence[Job], processes: int, tell: Call
 
 
 def _work_alone(crew: "_Crew") -> None:
-    with _one_thread(), _handling(signal.default_int_handler):
+    with one_thread(), _handling(signal.default_int_handler):
         while crew.left:
             if (job := crew.next()) is None:
                 crew.wait()
@@ -206,16 +207,6 @@ def _answer(connection: Connection, process: BaseProcess) -> tuple[bool, str]:
         return False, f"its process ended with code {process.exitcode}"
     finally:
         connection.close()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
