@@ -16,6 +16,7 @@ from flow3r.config import (
     DenseHeadConfig,
     EncoderConfig,
     FlowHeadConfig,
+    MatcherConfig,
     ModelConfig,
     MultiViewConfig,
     VggtConfig,
@@ -30,7 +31,7 @@ from flow3r.nn.memory import Memory
 from flow3r.nn.precision import lower_precision
 
 SINGLE = 4  # bytes of a float32, in which heads and outputs are
-Sizes = ModelConfig | VggtConfig
+Sizes = ModelConfig | VggtConfig | MatcherConfig
 
 
 def forward_flops(
@@ -38,12 +39,14 @@ def forward_flops(
 ) -> int:
     """Operations of one forward pass on `views` images of height x width, with flow for `pairs` ordered pairs."""
     grid = (height // config.encoder.patch, width // config.encoder.patch)
+    total = views * encoder_flops(config.encoder, grid)
+    total += multiview_flops(config.multiview, config.encoder.width, views, grid[0] * grid[1])
+    if isinstance(config, MatcherConfig):
+        return total  # its readout is next to nothing beside the trunk
     wanted, latents = set(outputs), False
     if pairs:
         head = flow_head_class(config.flow)
         wanted, latents = wanted | head.needs, head.reads_latents
-    total = views * encoder_flops(config.encoder, grid)
-    total += multiview_flops(config.multiview, config.encoder.width, views, grid[0] * grid[1])
     heads = _flow3r_head_flops if isinstance(config, ModelConfig) else _vggt_head_flops
     total += heads(config, views, grid, wanted, latents)
     if pairs:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-from flow3r.config import DenseHeadConfig, FlowHeadConfig, ModelConfig, TrainConfig, VggtConfig
+from flow3r.config import DenseHeadConfig, FlowHeadConfig, MatcherConfig, ModelConfig, TrainConfig, VggtConfig
 from flow3r.model.checkpoints import MODEL_OF
 from flow3r.model.cost import (
     SINGLE,
@@ -185,7 +185,7 @@ class _Kept:
     def trunk(self) -> int:
         """Its blocks and the tokens that heads read; a branch of π³'s family keeps them in its own precision."""
         trunk = self.model.multiview
-        if not isinstance(self.model, ModelConfig):
+        if isinstance(self.model, VggtConfig):
             copies = len(self.model.levels) * SINGLE
         else:
             copies = SINGLE if self.product == SINGLE else len(self.branches()) * self.product
@@ -197,6 +197,8 @@ class _Kept:
 
     def heads(self) -> int:
         """Branches and heads, and the maps that labels are compared with."""
+        if isinstance(self.model, MatcherConfig):
+            return 0
         images, patches = self.shape.images, self.shape.images * self.shape.patches
         maps = self.maps(PI3_MAPS if isinstance(self.model, ModelConfig) else VGGT_MAPS)
         if not isinstance(self.model, ModelConfig):
@@ -277,6 +279,8 @@ class _Kept:
 
 
 def _asked(config: TrainConfig, shape: Shape) -> _Asked:
+    if isinstance(config.model, MatcherConfig):  # its readout is next to nothing beside the trunk
+        return _Asked(frozenset(), 0, False)
     flow = config.model.flow if config.data.labelled_flow or not shape.labelled else None
     outputs = set(OUTPUTS) if shape.labelled else set()
     if flow is None:
@@ -303,6 +307,8 @@ def _decoder_flops(model: Sizes, asked: _Asked, grid: tuple[int, int], size: tup
 
 def _branch_flops(model: Sizes, asked: _Asked, shape: Shape) -> tuple[int, int]:
     """Of the blocks of branches that gradients pass, and of what of the heads is run though no loss reads it."""
+    if not (asked.outputs or asked.latents):
+        return 0, 0
     if isinstance(model, VggtConfig):
         unsupervised = not shape.labelled and "points" in asked.outputs and model.world_points == "head"
         grid = (shape.rows, shape.columns)

@@ -22,10 +22,10 @@ from flow3r.types import Views
 
 FAMILIES: dict[str, ModelConfig | VggtConfig] = {"flow3r": TINY, "flow3r-vggt": TINY_VGGT}
 KINDS = {"3d-sup": None, "flow-projective": "projective", "flow-tracking": "tracking", "flow-factored": "factored"}
-STEPS = {"flow3r": 130, "flow3r-vggt": 140}
+STEPS = {"flow3r": 200, "flow3r-vggt": 200}
 # A short warm-up throws VGGT's depth to 0, where its exponential gives no gradient.
 OPTIM = {
-    "flow3r": OptimConfig(1e-2, warmup_steps=20, weight_decay=0.0),
+    "flow3r": OptimConfig(3e-3, warmup_steps=20, weight_decay=0.0),
     "flow3r-vggt": OptimConfig(4e-3, warmup_steps=60, weight_decay=0.0),
 }
 # The robust flow pulls the harder the nearer it comes, points do not: it must not drown them. With VGGT's projection
