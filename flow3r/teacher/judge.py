@@ -52,6 +52,37 @@ def precision(pairs: Iterable[JudgedPair], as_given: bool = False) -> float:
     return right / known if known else float("nan")
 
 
+@dataclass(frozen=True)
+class LabelledPair:
+    """What a teacher says of an ordered pair of frames, at the working size; flow is in pixels of the source."""
+
+    source: int
+    target: int
+    source_view: "JudgedView"
+    target_view: "JudgedView"
+    reason: str  # why the teacher refused it; "" if it did not
+    flow: Float[Tensor, "H W 2"]
+    covisible: Bool[Tensor, "H W"]
+
+
+def labelled_pairs(
+    sequence: frame.Sequence, teacher: Teacher, pairs_per_frame: float = 2.0, seed: int = 0
+) -> Iterator[LabelledPair]:
+    """The pairs that labelling would try, and what the teacher says of them.
+
+    Raises InputError for frames without depth, intrinsics or pose.
+    """
+    for start, stop in split_shots([(0, len(sequence))], SEGMENT_FRAMES):
+        views = [JudgedView.of(item) for item in sequence.frames(range(start, stop))]
+        seconds = seconds_of(sequence.timestamps())[start:stop]
+        pairs = torch.from_numpy(label_pairs(seconds, pairs_per_frame=pairs_per_frame, seed=seed))
+        images = torch.from_numpy(np.stack([view.small.image for view in views])).movedim(-1, 1).float() / 255
+        labels = teacher(images, pairs)
+        for row, (i, j) in enumerate(pairs.tolist()):
+            flow, covisible = labels.flow.displacement[0, row], labels.flow.covisible[0, row] > 0
+            yield LabelledPair(start + i, start + j, views[i], views[j], labels.refusals[row], flow, covisible)
+
+
 def judge(
     sequence: frame.Sequence, teacher: Teacher, pairs_per_frame: float = 2.0, seed: int = 0
 ) -> Iterator[JudgedPair]:
@@ -61,40 +92,34 @@ def judge(
     most feature matches by the source's depth, at full resolution, and knows nothing of the teacher's flow. Raises
     InputError for frames without depth, intrinsics or pose.
     """
-    for start, stop in split_shots([(0, len(sequence))], SEGMENT_FRAMES):
-        views = [_View.of(item) for item in sequence.frames(range(start, stop))]
-        seconds = seconds_of(sequence.timestamps())[start:stop]
-        pairs = torch.from_numpy(label_pairs(seconds, pairs_per_frame=pairs_per_frame, seed=seed))
-        images = torch.from_numpy(np.stack([view.small.image for view in views])).movedim(-1, 1).float() / 255
-        labels = teacher(images, pairs)
-        for row, (i, j) in enumerate(pairs.tolist()):
-            if labels.refusals[row]:
-                yield JudgedPair(start + i, start + j, labels.refusals[row])
-                continue
-            flow, covisible = labels.flow.displacement[0, row], labels.flow.covisible[0, row] > 0
-            given = np.linalg.inv(views[j].small.world_from_camera) @ views[i].small.world_from_camera
-            refined, matches = _refine_pose(given, views[i], views[j])
-            as_given, known, _ = _true_flow(views[i].small, views[j].small, given)
-            truth, still_known, seen = _true_flow(views[i].small, views[j].small, refined)
-            known &= covisible & still_known
-            right = known & ((flow - truth).norm(dim=-1) < TOLERANCE)
-            yield JudgedPair(
-                source=start + i,
-                target=start + j,
-                reason="",
-                labelled=int(covisible.sum()),
-                known=int(known.sum()),
-                right=int(right.sum()),
-                seen=int((right & seen).sum()),
-                right_as_given=int((known & ((flow - as_given).norm(dim=-1) < TOLERANCE)).sum()),
-                matches=matches,
-                moved=float((truth - as_given).norm(dim=-1)[known].median()) if known.any() else 0.0,
-                turned=float(rotation_angle(torch.from_numpy(given[:3, :3].T @ refined[:3, :3])).rad2deg()),
-            )
+    for pair in labelled_pairs(sequence, teacher, pairs_per_frame, seed):
+        if pair.reason:
+            yield JudgedPair(pair.source, pair.target, pair.reason)
+            continue
+        source, target = pair.source_view, pair.target_view
+        given = np.linalg.inv(target.small.world_from_camera) @ source.small.world_from_camera
+        refined, matches = _refine_pose(given, source, target)
+        as_given, known, _ = _true_flow(source.small, target.small, given)
+        truth, still_known, seen = _true_flow(source.small, target.small, refined)
+        known &= pair.covisible & still_known
+        right = known & ((pair.flow - truth).norm(dim=-1) < TOLERANCE)
+        yield JudgedPair(
+            source=pair.source,
+            target=pair.target,
+            reason="",
+            labelled=int(pair.covisible.sum()),
+            known=int(known.sum()),
+            right=int(right.sum()),
+            seen=int((right & seen).sum()),
+            right_as_given=int((known & ((pair.flow - as_given).norm(dim=-1) < TOLERANCE)).sum()),
+            matches=matches,
+            moved=float((truth - as_given).norm(dim=-1)[known].median()) if known.any() else 0.0,
+            turned=float(rotation_angle(torch.from_numpy(given[:3, :3].T @ refined[:3, :3])).rad2deg()),
+        )
 
 
 @dataclass(frozen=True)
-class _View:
+class JudgedView:
     """A frame at the working size, and the features of the original with what its depth says of them."""
 
     small: frame.Frame
@@ -104,7 +129,7 @@ class _View:
     points: Float[np.ndarray, "n 3"]  # of the features, in the camera's frame; z = 0 where unknown
 
     @classmethod
-    def of(cls, item: frame.Frame) -> "_View":
+    def of(cls, item: frame.Frame) -> "JudgedView":
         import cv2
 
         if item.depth is None or item.intrinsics is None or item.world_from_camera is None:
@@ -118,8 +143,15 @@ class _View:
         return cls(_shrunk(item, scale), item.intrinsics, scale, features, rays * depth[:, None])
 
 
+def matched_points(source: JudgedView, target: JudgedView) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 2"]]:
+    """Feature matches: points in the source camera's frame by its depth, and pixels of the target's original."""
+    kept = match_indices(source.features, target.features)
+    kept = kept[source.points[kept[:, 0], 2] > 0]
+    return source.points[kept[:, 0]], target.features.points[kept[:, 1]].astype(np.float64) + 0.5
+
+
 def _refine_pose(
-    target_from_source: Float[np.ndarray, "4 4"], source: _View, target: _View
+    target_from_source: Float[np.ndarray, "4 4"], source: JudgedView, target: JudgedView
 ) -> tuple[Float[np.ndarray, "4 4"], int]:
     """The relative pose that explains most feature matches (PnP, RANSAC, from the given one), and their number.
 
@@ -127,12 +159,9 @@ def _refine_pose(
     """
     import cv2
 
-    kept = match_indices(source.features, target.features)
-    kept = kept[source.points[kept[:, 0], 2] > 0]
-    if len(kept) < LEAST_MATCHES:
+    points, pixels = matched_points(source, target)
+    if len(points) < LEAST_MATCHES:
         return target_from_source, 0
-    points = source.points[kept[:, 0]]
-    pixels = target.features.points[kept[:, 1]].astype(np.float64) + 0.5
     rotation, translation = cv2.Rodrigues(target_from_source[:3, :3])[0], target_from_source[:3, 3:].copy()
     found, rotation, translation, inlier = cv2.solvePnPRansac(
         points, pixels, target.intrinsics, None, rotation, translation, True, 1000, INLIER / target.scale, 0.999
