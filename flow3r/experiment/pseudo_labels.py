@@ -25,7 +25,7 @@ from flow3r.geometry.se3 import invert
 from flow3r.geometry.triangulation import triangulate
 from flow3r.types import Flow
 
-VERSION = 1  # of the algorithm: raise it with every change of the labels
+VERSION = 2  # of the algorithm: raise it with every change of the labels
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ class _Clip:
         view = float(np.degrees(2 * np.arctan(0.5 * SIDE / intrinsics[0, 0, 0])))
         if not optimiser.fields_of_view[0] <= view <= optimiser.fields_of_view[1]:
             raise Unsolved(f"COLMAP found a field of view of {view:.1f} degrees, of which there are no lenses")
-        poses = tracked.world_from_camera[placed]
+        poses = tracked.world_from_camera[placed].copy()
         depth, agreement = depth_from_flow(self.flow, placed.tolist(), intrinsics, poses, optimiser)
         if agreement < optimiser.least_agreement:
             raise Unsolved(f"the cameras explain {agreement:.0%} of the flow; {optimiser.least_agreement:.0%} expected")
         if not depth.any():
             raise Unsolved(f"no pixel has a parallax of {optimiser.least_parallax:g} px")
         scale = float(np.median(depth[depth > 0]))
-        poses = poses @ np.diag([1, 1, 1, scale]) / np.array([1, 1, 1, scale])
+        poses[:, :3, 3] /= scale
         told = {"agreement": round(agreement, 4), "depth known": round(float((depth > 0).mean()), 4)}
         told |= {"field of view": round(view, 3), "points": tracked.facts["points"]}
         told |= {"reprojection error": tracked.facts["reprojection error"]}

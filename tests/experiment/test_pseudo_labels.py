@@ -65,6 +65,9 @@ def test_colmap_and_triangulation_find_a_still_world_up_to_a_similarity(pseudo: 
     known = found.depth[0] > 0
     assert known.float().mean() > 0.3 and depth_errors(found.depth[0], truth.depth[0], known).abs_rel < 0.03
     assert float(found.depth[0][known].median()) == pytest.approx(1, rel=1e-3)
+    path, true_path = ((p[1:, :3, 3] - p[:-1, :3, 3]).norm(dim=-1).sum() for p in (poses, true_poses))
+    depths = (found.depth[0] / truth.depth[0])[known].double()
+    assert float(depths.median()) == pytest.approx(float(path / true_path), rel=0.03)  # one scale for both
 
 
 def test_worlds_that_cannot_be_solved_are_failures_with_a_reason(pseudo: PseudoWorlds):
