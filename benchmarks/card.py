@@ -17,8 +17,8 @@ from flow3r.data.kept_worlds import KeptWorlds, keep_worlds
 from flow3r.data.regimes import WorldSet
 from flow3r.draw.pictures import save_png
 from flow3r.draw.training import training_picture
-from flow3r.eval.predictors import Predictor
-from flow3r.experiment.scores import by_model, mean_of, measured, trivial_rows
+from flow3r.eval.predictors import Predictor, model_predictor
+from flow3r.experiment.scores import mean_of, measured, trivial_rows
 from flow3r.experiment.sources import SEEN
 from flow3r.model.checkpoints import load_model
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, help="folder of the rendered worlds; by default one for this run alone")
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
-    predictor = by_model(load_model(arguments.model))
+    predictor = model_predictor(load_model(arguments.model), project=False)
     test, labelled = WorldSet("dynamic", "test", arguments.worlds), WorldSet("dynamic", "labelled", 100)
     with tempfile.TemporaryDirectory() as own:
         folder = arguments.kept or Path(own)

@@ -20,10 +20,11 @@ FLAT_DEPTH = 3.0  # metres; ours: the typical depth of training worlds
 Predictor = Callable[[Views], Prediction]
 
 
-def model_predictor(model: nn.Module) -> Predictor:
+def model_predictor(model: nn.Module, project: bool = True) -> Predictor:
     """The predictor of a model with the forward contract of Flow3r: in inference mode, on the model's own device.
 
-    A model without a flow head is scored by the flow that its points and cameras imply (Eq. 5).
+    A model without a flow head is scored by the flow that its points and cameras imply (Eq. 5), or, without `project`,
+    has none.
     """
 
     def predict(views: Views) -> Prediction:
@@ -38,7 +39,7 @@ def model_predictor(model: nn.Module) -> Predictor:
         finally:
             model.train(was_training)
         prediction = prediction.to(views.images.device)
-        return prediction if prediction.flow is not None else with_projected_flow(prediction, views)
+        return prediction if prediction.flow is not None or not project else with_projected_flow(prediction, views)
 
     return predict
 

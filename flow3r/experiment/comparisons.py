@@ -14,6 +14,7 @@ from flow3r.experiment.result_files import MEASURES, Run, Runs
 from flow3r.experiment.seed_intervals import Drawn, SeedInterval, drawn_correlations, drawn_means, seed_interval
 
 Verdict = Literal["supported", "contradicted", "undecided", "not run"]
+ONE_SEED = "one seed decides nothing"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _mean_of(sides: Sequence[Side], measure: str, runs: Runs, seeds: Sequence[in
 
 def _verdict(claim: Hypothesis, runs: Runs, interval: SeedInterval) -> tuple[Verdict, str]:
     if interval.seeds < 2:
-        return "undecided", "one seed decides nothing"
+        return "undecided", ONE_SEED
     worse_diverged, better_diverged = (_diverged(sides, runs) for sides in (claim.worse, claim.better))
     if interval.low > 0:
         if better_diverged > worse_diverged:
@@ -152,8 +153,10 @@ def _verdict(claim: Hypothesis, runs: Runs, interval: SeedInterval) -> tuple[Ver
 
 def _by_divergence(claim: Hypothesis, runs: Runs) -> tuple[Verdict, str]:
     """What is said where no seed can be compared: divergence of all seeds of one side alone decides."""
-    if not claim.better or not all(runs.of(side) for side in (*claim.better, *claim.worse)):
+    if not all(runs.of(side) for side in (*claim.better, *claim.worse)):
         return "not run", ""
+    if not claim.better:  # of what is asked of one side, its divergence says nothing
+        return "undecided", "no seed can be compared"
     of_all = {}
     for which, sides in (("better", claim.better), ("worse", claim.worse)):
         seeds = _common(map(runs.of, sides))

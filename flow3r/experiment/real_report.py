@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from flow3r.errors import InputError
 from flow3r.eval.tables.intervals import RESAMPLES
 from flow3r.eval.tables.result_tables import short
 from flow3r.experiment.claims import FLOW, POINTS, POSE, Side
 from flow3r.experiment.provenance import read_json
 from flow3r.experiment.real_video import ARMS, OF_WORLDS, REGIME, TRANSDUCTIVE
-from flow3r.experiment.result_files import MEASURES, Run, Runs, Scores, read_runs
-from flow3r.experiment.runs import RESULT
+from flow3r.experiment.result_files import MEASURES, RESULT, TRIVIAL, Run, Runs, Scores, read_runs
 from flow3r.experiment.seed_intervals import SeedInterval, drawn_means, seed_interval
 from flow3r.files import write_json, write_text
 
@@ -58,11 +58,14 @@ def analyse_real(runs: Runs, results: Path, resamples: int = RESAMPLES) -> dict[
 
 
 def _names(results: Path) -> list[str]:
-    for path in sorted((results / FAMILY / REGIME).glob(f"*/seed*/{RESULT}")):
-        test = read_json(path)["test"]
-        if test:
-            return test["names"]
-    return []
+    """Of the sequences that all runs and trivial rows were tested on. Raises InputError if they were not the same."""
+    folder = results / FAMILY / REGIME
+    paths = sorted((*folder.glob(f"*/seed*/{RESULT}"), *folder.glob(TRIVIAL)))
+    found = {path: read_json(path) for path in paths}
+    if len({one["tests"] for one in found.values()}) > 1:
+        said = ", ".join(f"{path.parent.relative_to(folder)}: {one['tests'][:8]}" for path, one in found.items())
+        raise InputError(f"{folder}: runs were tested on different frames ({said}); run all of them again on the same")
+    return next((one["test"]["names"] for one in found.values() if one.get("test")), [])
 
 
 def _row(arm: str, runs: Mapping[int, Run], resamples: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from flow3r.data.labels import LabelStore
 from flow3r.data.mixture import Weighted
 from flow3r.data.video import content_sha256
 from flow3r.errors import InputError, TrainingError
-from flow3r.eval.predictors import fixed_poses, identity, truth
+from flow3r.eval.predictors import fixed_poses, identity, model_predictor, truth
 from flow3r.experiment.arms import BASE, Arm, Family, arm_called
 from flow3r.experiment.pool import in_order
 from flow3r.experiment.provenance import START, program, read_json, refuse_another, refuse_another_start, start_of
@@ -31,9 +31,8 @@ from flow3r.experiment.real_clips import (
     together,
 )
 from flow3r.experiment.real_tests import RealTests, measured_on, method_on, open_tests
+from flow3r.experiment.result_files import RESULT, VERSION
 from flow3r.experiment.runs import (
-    RESULT,
-    VERSION,
     Run,
     chosen_weight,
     divergence_of,
@@ -44,7 +43,7 @@ from flow3r.experiment.runs import (
     seconds_of,
     swept,
 )
-from flow3r.experiment.scores import Measures, by_model, mean_of, mean_poses, measured
+from flow3r.experiment.scores import Measures, mean_of, mean_poses, measured
 from flow3r.experiment.stages import WEIGHTS, Experiment, Job, Keep
 from flow3r.files import write_json
 from flow3r.model.checkpoints import Model, load_model
@@ -244,7 +243,7 @@ class RealRun:
         """Measure a model, if there is one, and write the result."""
         tests, found = self.footage.tests, {"test": None, "train": None, "validation": None}
         if model is not None:
-            predictor = by_model(model.eval())
+            predictor = model_predictor(model.eval(), project=False)
             measures = measured_on(tests, predictor)
             worlds = experiment.stores.measured(experiment.regime(OF_LABELS).validation)
             found |= {"test": as_result(tests, measures), "validation": mean_of(measured(predictor, worlds))}

@@ -16,9 +16,11 @@ import torch
 from flow3r.config import TrainConfig, VggtConfig
 from flow3r.data.kept_worlds import KeptWorlds
 from flow3r.errors import TrainingError
+from flow3r.eval.predictors import model_predictor
 from flow3r.experiment.arms import BASE, FLOW_WEIGHTS, Arm, Family, arm_called
 from flow3r.experiment.provenance import START, program, read_json, refuse_another, refuse_another_start, start_of
-from flow3r.experiment.scores import by_model, mean_of, measured, trivial_rows
+from flow3r.experiment.result_files import RESULT, SWEEP, VERSION
+from flow3r.experiment.scores import mean_of, measured, trivial_rows
 from flow3r.experiment.sources import FLAWS, MOST_KEPT, sources_of
 from flow3r.experiment.stages import WEIGHTS, Experiment, Job, Keep, Matching
 from flow3r.files import write_json
@@ -26,8 +28,6 @@ from flow3r.model.checkpoints import MODEL_OF, Model, load_model
 from flow3r.nn.precision import choose_device
 from flow3r.train.loop import train
 
-VERSION = 1  # of result.json
-RESULT, SWEEP = "result.json", "sweep.json"
 SWEPT_IN, SWEPT_SEED, SWEPT_BY = "dynamic", 0, "auc@30"  # where weights are tried, and by what of validation chosen
 SWEPT_AS = {  # kind of head -> the arm that its weights are tried with
     "factored": "flow-factored",
@@ -203,7 +203,8 @@ class Run:
         """Measures of the test worlds, of at most as many labelled ones as there are of validation, and of these."""
         if model is None:
             return {"test": None, "train": None, "validation": None}
-        regime, stores, predictor = experiment.regime(self.regime), experiment.stores, by_model(model)
+        regime, stores = experiment.regime(self.regime), experiment.stores
+        predictor = model_predictor(model, project=False)
 
         def of(kept: KeptWorlds, most: int | None = None, flow: bool = False) -> dict[str, Any]:
             measures = measured(predictor, kept, flow=flow, most=most)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from flow3r.data.kept_worlds import KeptWorlds
 from flow3r.eval.predictors import Predictor, fixed_poses, identity, truth
@@ -84,19 +84,6 @@ def mean_of(measures: Measures) -> dict[str, float]:
     """Over the worlds on which a measure exists; a measure that exists on none is left out."""
     known = {name: [value for value in values if value is not None] for name, values in measures.items()}
     return {name: sum(values) / len(values) for name, values in known.items() if values}
-
-
-def by_model(model: nn.Module) -> Predictor:
-    """What a model says of views, on its own device, in inference mode; flow where it has a head for it."""
-    device = next(model.parameters()).device
-
-    def predict(views: Views) -> Prediction:
-        pairs = None if model.config.flow is None or views.flow is None else views.flow.pairs.to(device)
-        with torch.inference_mode():
-            prediction = model(views.images.to(device), pairs)
-        return prediction.to(views.images.device)
-
-    return predict
 
 
 def trivial_rows(test: KeptWorlds, labelled: KeptWorlds) -> dict[str, Measures]:

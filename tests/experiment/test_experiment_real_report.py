@@ -1,12 +1,14 @@
 """The report of the runs on real clips: means, and differences that are signed, paired and by sequence."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from synthetic_results import Truth, write_arm, write_trivial
 
+from flow3r.errors import InputError
 from flow3r.experiment.claims import Side
 from flow3r.experiment.real_report import analyse_real, as_page, report_real
 from flow3r.experiment.result_files import read_runs
@@ -24,9 +26,10 @@ def results(tmp_path_factory) -> Path:
         diverged = (1,) if arm == "flow-tracking" else ()
         write_arm(out, Side(arm, "real"), worth, TRUTH, aepe=9.0, diverged=diverged)
     write_trivial(out, "vggt", "real", TRUTH)
-    for path in out.glob("cpu/vggt/real/*/seed*/result.json"):
-        content = json.loads(path.read_text())
-        content["test"]["names"] = SEQUENCES
+    for path in (*out.glob("cpu/vggt/real/*/seed*/result.json"), out / "cpu/vggt/real/trivial.json"):
+        content = json.loads(path.read_text()) | {"tests": "f" * 64}
+        if "test" in content:
+            content["test"]["names"] = SEQUENCES
         path.write_text(json.dumps(content))
     return out / "cpu"
 
@@ -64,6 +67,15 @@ def test_the_page_has_all_rows_and_both_files_are_written(results, told, tmp_pat
     for name in (*WORTH, "*identity*", "flow-factored over 3d-sup", "Not run: flow-factored-worlds", *SEQUENCES):
         assert name in text
     assert as_page(told).count("NaN") == 0
+
+
+@pytest.mark.parametrize("place", ["base/seed2/result.json", "trivial.json"])
+def test_runs_that_were_tested_on_different_frames_are_refused(results, tmp_path, place):
+    shutil.copytree(results.parent, tmp_path / "out")
+    path = tmp_path / "out/cpu/vggt/real" / place
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tests": "0" * 64}))
+    with pytest.raises(InputError, match=r"different frames .*00000000"):
+        analyse_real(read_runs(tmp_path / "out", "cpu"), tmp_path / "out/cpu")
 
 
 def test_nothing_that_was_run_is_an_empty_page(tmp_path):

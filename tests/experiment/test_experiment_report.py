@@ -7,9 +7,11 @@ from synthetic_results import Truth, write_all, write_arm
 
 from flow3r.errors import InputError
 from flow3r.experiment.claims import TABLES, Side
+from flow3r.experiment.comparisons import ONE_SEED
 from flow3r.experiment.hypotheses import hypotheses
 from flow3r.experiment.page import TITLES, page_with
 from flow3r.experiment.paper_numbers import paper_row
+from flow3r.experiment.readings import follow_ups
 from flow3r.experiment.report import report, write_page
 from flow3r.experiment.result_files import read_runs
 from flow3r.experiment.table_analysis import analyse, sides_of
@@ -182,3 +184,12 @@ def test_a_base_that_serves_two_regimes_is_counted_once(tmp_path):
     report("table1", tmp_path, tmp_path / "docs", resamples=100)
     hours = 9 * 350 / 3600  # of three bases and six arms
     assert f"; {hours:.1f} hours of training in all" in (tmp_path / "docs" / "experiment_results.md").read_text()
+
+
+def test_a_claim_of_one_seed_asks_for_the_others_and_for_nothing_else():
+    better = {"id": "table6/dynamic/flow-tracking over flow-factored/aepe", "verdict": "undecided"}
+    (text,) = follow_ups([better | {"why": ONE_SEED}])
+    assert "other seeds of 1 claims" in text
+    (text,) = follow_ups([better | {"why": ""}])
+    assert "tracking head" in text
+    assert not list(follow_ups([better | {"verdict": "supported", "why": ""}]))
