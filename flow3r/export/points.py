@@ -51,6 +51,7 @@ def select_points(
     the valid pixels, the least confident first. Frames are read one at a time, and no more than twice the budget and a
     frame are held. Raises InputError for thresholds out of range or that no pixel passes.
     """
+    check_choice(min_confidence, confidence_percentile, 1 if budget is None else budget)
     lowest = _lowest_confidence(reconstruction, min_confidence, confidence_percentile)
     random = np.random.Generator(np.random.PCG64(0))
     chosen: list[Points] = []
@@ -78,11 +79,17 @@ def select_points(
     return points if budget is None else points.at_most(budget)
 
 
-def _lowest_confidence(reconstruction: Reconstruction, min_confidence: float, confidence_percentile: float) -> float:
+def check_choice(min_confidence: float, confidence_percentile: float, max_points: int) -> None:
+    """InputError for thresholds of confidence that are out of range, and for a budget without a point."""
+    if max_points < 1:
+        raise InputError(f"max_points is {max_points}; expected at least 1")
     if not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence is {min_confidence}; expected an absolute confidence in [0, 1]")
     if not 0 <= confidence_percentile < 100:
         raise InputError(f"confidence_percentile is {confidence_percentile}; expected a percentage in [0, 100)")
+
+
+def _lowest_confidence(reconstruction: Reconstruction, min_confidence: float, confidence_percentile: float) -> float:
     if not confidence_percentile:
         return float(min_confidence)
     return max(min_confidence, quantile_of_known(reconstruction, "confidence", confidence_percentile / 100) or 0.0)

@@ -16,7 +16,7 @@ from flow3r.export.arrays import load_reconstruction
 from flow3r.export.glb import FRUSTUM_COLOUR, frustum_segments
 from flow3r.export.movie import check_movie, write_movie
 from flow3r.export.ply import read_ply
-from flow3r.export.points import select_points
+from flow3r.export.points import check_choice, select_points
 from flow3r.types import Reconstruction
 
 CLOSING = 1.5  # ours: points are drawn so many times their spacing wide, so that surfaces seen aslant stay closed
@@ -72,6 +72,7 @@ def render_turntable(
     """
     out = Path(out)
     check_movie(out, rate, size)
+    check_choice(min_confidence, confidence_percentile, max_points)
     count = round(seconds * rate) if math.isfinite(seconds) else 0
     if count < 1 or zoom <= 0 or not 0 < degrees <= 360 or not abs(elevation) < 90 or supersample < 1:
         raise InputError(

@@ -17,7 +17,7 @@ from flow3r.export.html import write_html
 from flow3r.export.images import write_images
 from flow3r.export.nerfstudio import write_nerfstudio
 from flow3r.export.ply import write_ply
-from flow3r.export.points import Points, select_points
+from flow3r.export.points import Points, check_choice, select_points
 from flow3r.export.tum import write_tum
 from flow3r.files import write_json
 from flow3r.types import Reconstruction
@@ -58,12 +58,10 @@ def write_reconstruction(
     and foreign files in the place of ours.
     """
     began = time.perf_counter()
-    chosen = _check_formats(formats, source)
+    out, chosen = Path(out), _check_formats(formats, source)
     entries = {entry for name in chosen for entry in ENTRIES[name]}
-    out = Path(out)
     earlier = _check_folder(out, entries)
-    if max_points < 1:
-        raise InputError(f"max_points is {max_points}; expected at least 1")
+    check_choice(min_confidence, confidence_percentile, max_points)
     points = select_points(
         reconstruction,
         min_confidence=min_confidence,
@@ -87,6 +85,24 @@ def write_reconstruction(
         _publish(folder, out)
     opened = {name: out / ENTRIES[name][0] for name in chosen}
     return {**opened, "manifest": out / manifest.NAME}
+
+
+def check_export(
+    out: str | Path,
+    formats: str | Iterable[str] = FORMATS,
+    *,
+    source: FrameSource | None = None,
+    min_confidence: float = 0.0,
+    confidence_percentile: float = 0.0,
+    max_points: int = 500_000,
+) -> None:
+    """InputError for what `write_reconstruction` would refuse of these arguments: to ask before a long reconstruction.
+
+    Reads no frame of `source`, and writes nothing.
+    """
+    chosen = _check_formats(formats, source)
+    _check_folder(Path(out), {entry for name in chosen for entry in ENTRIES[name]})
+    check_choice(min_confidence, confidence_percentile, max_points)
 
 
 def _writers(
