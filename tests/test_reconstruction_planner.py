@@ -114,7 +114,7 @@ def video(tmp_path_factory):
 
 def test_plan_prints_windows_memory_and_time_and_writes_nothing(video, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    main(["plan", str(video), "--views-per-window", "16", "--memory-gb", "2", "--device", "cpu"])
+    main(["plan", str(video), "--max-frames", "0", "--views-per-window", "16", "--memory-gb", "2", "--device", "cpu"])
     printed = capsys.readouterr().out
     assert "clip: 40 of 40 frames" in printed and "3 of 16 frames, overlapping by at least 4" in printed
     assert "of 2.00 GB on cpu" in printed and "about" in printed and "NOT TO FIT" not in printed

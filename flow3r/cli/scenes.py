@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Literal
 
+from rich.markup import escape
 from tyro.conf import Positional, arg
 
-from flow3r.cli.command import PRINT, loads_weights, refuse_file
+from flow3r.cli.command import PRINT, loads_weights
+from flow3r.reconstruction.scene import MAX_FRAMES, SHOT
 
 WORK_FOLDER = ".tmp-windows"  # within the output folder, while a long input is reconstructed
 
@@ -17,8 +19,8 @@ def reconstruct(
     out: Annotated[Path, arg(aliases=["-o"])],
     model: str = "nano",
     formats: str = "npz,ply,glb,colmap,tum,nerfstudio,html",
-    max_frames: int = 32,
-    shot: str = "longest",
+    max_frames: int = MAX_FRAMES,
+    shot: str = SHOT,
     fit: Literal["crop", "pad"] = "crop",
     min_confidence: float = 0.0,
     confidence_percentile: float = 0.0,
@@ -36,7 +38,7 @@ def reconstruct(
         out: Folder to write into.
         model: Name, file or hub id of the model.
         formats: Some of npz, ply, glb, colmap, tum, nerfstudio, html, separated by commas.
-        max_frames: At most this many frames, evenly spread; 0 for all of them.
+        max_frames: At most this many frames of the shot, evenly spread; 0 for all of them.
         shot: Of a video with cuts: "longest", "all" (cuts ignored), or the number of a shot from 1.
         fit: Crop frames to the common grid, or pad them.
         min_confidence: Least confidence in [0, 1] of an exported point.
@@ -48,13 +50,18 @@ def reconstruct(
         loops: Look for places that the path comes back to, and take back the drift between the visits.
         memory_gb: Memory for the model and a window, instead of most of what is free.
     """
-    from flow3r.data.video import choose_shot, open_source
-    from flow3r.export import write_reconstruction
+    from flow3r.data.video import open_source
+    from flow3r.export import check_export, write_reconstruction
     from flow3r.reconstruction import reconstruct as run
 
-    source, said = choose_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
-    PRINT.print(said, end="")
-    refuse_file(out)
+    source = open_source(inputs)
+    choice = {
+        "source": source,
+        "min_confidence": min_confidence,
+        "confidence_percentile": confidence_percentile,
+        "max_points": max_points,
+    }
+    check_export(out, formats, **choice)
     work = out / WORK_FOLDER  # the frames of long inputs, until all is written
     try:
         result = run(
@@ -63,25 +70,18 @@ def reconstruct(
             device=device,
             fit=fit,
             max_frames=max_frames or None,
+            shot=shot,
             views_per_window=views_per_window,
             overlap=overlap,
             loops=loops,
             memory_gb=memory_gb,
             cache=work,
         )
-        written = write_reconstruction(
-            result,
-            out,
-            formats,
-            source=source,
-            min_confidence=min_confidence,
-            confidence_percentile=confidence_percentile,
-            max_points=max_points,
-        )
+        written = write_reconstruction(result, out, formats, **choice)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for note in result.notes:
-        PRINT.print(note)
+        PRINT.print(escape(note), soft_wrap=True)
     residual = result.intrinsics_residual
     PRINT.print(
         f"{len(result.names)} frames; raw pointmap against its pinhole: RMS {residual.mean():.2f} px "
@@ -96,35 +96,35 @@ def reconstruct(
 def plan(
     inputs: Positional[tuple[str, ...]],
     model: str = "nano",
-    max_frames: int = 0,
-    shot: str = "all",
+    max_frames: int = MAX_FRAMES,
+    shot: str = SHOT,
     device: str | None = None,
     views_per_window: int | None = None,
     overlap: int | None = None,
     memory_gb: float | None = None,
 ) -> None:
-    """What `flow3r reconstruct` would do with all frames on this device: windows, memory, time.
+    """What `flow3r reconstruct` would do with the same flags on this device: frames, windows, memory, time.
 
-    Nothing is run but a few products that measure the device.
+    Nothing is run but a few products that measure the device; a video is decoded once, to find its shots.
 
     Args:
         inputs: A video, an image, a folder, a glob, or several images.
         model: Name of a preset, or name, file or hub id of a model.
-        max_frames: At most this many frames, evenly spread; 0 for all of them.
-        shot: Of a video with cuts: "all" (cuts ignored), "longest", or the number of a shot from 1.
+        max_frames: At most this many frames of the shot, evenly spread; 0 for all of them.
+        shot: Of a video with cuts: "longest", "all" (cuts ignored), or the number of a shot from 1.
         device: cpu, cuda, ...; by default CUDA where there is one.
         views_per_window: Frames that the model sees at once; by default what memory holds, at most 64.
         overlap: Frames that a window shares with the next; by default a quarter.
         memory_gb: Memory for the model and a window, instead of most of what is free.
     """
-    from flow3r.data.video import choose_shot, open_source
+    from flow3r.data.video import open_source
     from flow3r.reconstruction.forecast import forecast
 
-    source, _ = choose_shot(open_source(inputs[0] if len(inputs) == 1 else list(inputs)), shot)
     lines = forecast(
-        source,
+        open_source(inputs),
         model,
         max_frames=max_frames or None,
+        shot=shot,
         device=device,
         views=views_per_window,
         overlap=overlap,

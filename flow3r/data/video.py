@@ -47,10 +47,12 @@ def open_source(source: str | Path | abc.Sequence[str | Path]) -> Sequence:
         return _open_images([Path(path) for path in source], "images")
     path = Path(source)
     if path.is_dir():
-        files = [file for file in path.iterdir() if is_image(file) and not file.name.startswith(".")]
-        if not files:
+        videos, images = _videos_and_images(path)
+        if videos:
+            raise InputError(f"{path}: the folder holds videos, and no images; name one video, as {videos[0]}")
+        if not images:
             raise InputError(f"{path}: the folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return _open_images(sorted(files, key=natural_key), path.resolve().name)
+        return _open_images(images, path.resolve().name)
     if path.exists():
         return _open_images([path], path.stem) if is_image(path) else _open_video(path)
     if glob.has_magic(str(source)):
@@ -92,25 +94,33 @@ def list_sources(given: abc.Iterable[str | Path]) -> list[str | Path | list[Path
 
 
 def _sources_of_folder(folder: Path) -> list[Path]:
-    files = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    videos = sorted((file for file in files if file.suffix.lower() in VIDEO_SUFFIXES), key=natural_key)
+    videos, images = _videos_and_images(folder)
+    if not (videos or images):
+        inner = sorted(file.name for file in folder.iterdir() if file.is_dir() and not file.name.startswith("."))
+        hint = f"; it has folders: name them ({folder}/{inner[0]})" if inner else ""
+        raise InputError(f"{folder}: the folder holds no videos and no images{hint}")
+    return videos or [folder]
+
+
+def _videos_and_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Both in natural order, of which one is empty. Raises InputError for a folder that holds both."""
+    files = sorted((file for file in folder.iterdir() if not file.name.startswith(".")), key=natural_key)
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     images = [file for file in files if is_image(file)]
     if videos and images:
         raise InputError(
             f"{folder}: holds {len(videos)} videos and {len(images)} images; expected one kind: name the videos "
             f"({folder}/*{videos[0].suffix}), or put the images into a folder of their own"
         )
-    if not (videos or images):
-        inner = sorted(file.name for file in files if file.is_dir())
-        hint = f"; it has folders: name them ({folder}/{inner[0]})" if inner else ""
-        raise InputError(f"{folder}: the folder holds no videos and no images{hint}")
-    return videos or [folder]
+    return videos, images
 
 
 def _open_images(paths: list[Path], name: str) -> ImageFiles:
     if not paths:
         raise InputError("empty list of images: give at least one")
     for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; expected one video, one folder, or several images")
         if not path.is_file():
             raise InputError(f"{path}: no such image")
         if not is_image(path):
@@ -229,19 +239,28 @@ def find_shots(sequence: Sequence) -> tuple[tuple[int, int], ...]:
 def choose_shot(source: Sequence, choice: str) -> tuple[Sequence, str]:
     """The part of a video between two cuts that `choice` names, "longest" or a number from 1, and a line that says so.
 
-    "all", and photographs, which have no cuts, are left whole. Raises InputError for a shot that is not there.
+    With "all", and of what is no video file and has no cuts ("longest"), everything is left. The line is empty where
+    there are no cuts. Every frame is decoded to find them. Raises InputError for a shot that is not there.
     """
-    if choice == "all" or not isinstance(source, VideoFile):
+    numbered = choice.isdecimal()
+    if not numbered and choice not in ("longest", "all"):
+        raise InputError(f"shot {choice!r}: expected longest, all, or a number from 1")
+    if not isinstance(source, VideoFile):
+        if numbered:
+            raise InputError(f"shot {choice!r} of {source.name}: only a video has shots; leave the choice out")
+        return source, ""
+    if choice == "all":
         return source, ""
     shots = find_shots(source)
     if choice == "longest":
         number = max(range(len(shots)), key=lambda k: shots[k][1] - shots[k][0])
-    elif choice.isdigit() and 1 <= int(choice) <= len(shots):
+    elif 1 <= int(choice) <= len(shots):
         number = int(choice) - 1
     else:
         raise InputError(f"shot {choice!r}: expected longest, all, or a number from 1 to {len(shots)}")
     start, stop = shots[number]
-    said = f"{len(shots)} shots; taking number {number + 1}, frames {start}-{stop - 1} (choose with --shot)\n"
+    of = "the longest" if choice == "longest" else "chosen"
+    said = f"{source.name} has {len(shots)} shots; this is number {number + 1}, {of}, frames {start} to {stop - 1}"
     return Excerpt(source, start, stop), said if len(shots) > 1 else ""
 
 

@@ -14,29 +14,31 @@ from flow3r.nn.precision import choose_device, fast_dtype, product_rate
 from flow3r.presets import PRESETS
 from flow3r.reconstruction.network import TOKENS_AT_ONCE, kept_in
 from flow3r.reconstruction.planner import Plan, memory_budget, plan_windows
-from flow3r.reconstruction.scene import check_max_frames, spread_frames
+from flow3r.reconstruction.scene import MAX_FRAMES, SHOT, check_max_frames, spread_frames, take_shot
 
 
 def forecast(
     source: FrameSource,
     model: str | Path = "nano",
     *,
-    max_frames: int | None = None,
+    max_frames: int | None = MAX_FRAMES,
+    shot: str = SHOT,
     device: str | torch.device | None = None,
     views: int | None = None,
     overlap: int | None = None,
     memory_gb: float | None = None,
 ) -> list[str]:
-    """Lines that say how `reconstruct` would cut `source` into windows, and the memory and time it expects.
+    """Lines that say which frames of `source` `reconstruct` would take, in which windows, and the memory and time.
 
-    The sizes of `model`, a preset or what load_model understands, are all that is used of it; a few matrix products
-    measure the device. Raises InputError as `reconstruct` does.
+    The same arguments mean the same run. The sizes of `model`, a preset or what load_model understands, are all that is
+    used of it; a few matrix products measure the device. A video is decoded once to find its shots, unless `shot` is
+    "all". Raises InputError as `reconstruct` does.
     """
     check_max_frames(max_frames)
     device = choose_device(device)
     dtype = fast_dtype(device)
-    sequence = open_frames(source)
-    config = _sizes(model)
+    whole, config, notes = open_frames(source), _sizes(model), []
+    sequence, _ = take_shot(whole, shot, notes)
     indices = spread_frames(len(sequence), max_frames or len(sequence))
     grid = choose_grid(frame_sizes(sequence, indices), config.tokens)
     budget = memory_budget(device, memory_gb)
@@ -53,6 +55,7 @@ def forecast(
     )
     seconds = plan.seconds(product_rate(device, dtype))
     return [
+        *(f"shot       {note}" for note in notes),
         f"input      {sequence.name}: {len(indices)} of {len(sequence)} frames, in the model {grid[1]} x {grid[0]}",
         f"model      {model}, products in {str(dtype).removeprefix('torch.')}",
         f"windows    {_windows(plan)}",

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flow3r.data.arrays import FrameSource, open_frames
-from flow3r.data.frame import frame_sizes
+from flow3r.data.frame import Sequence, frame_sizes
 from flow3r.data.transforms import choose_grid, fit_depth
+from flow3r.data.video import choose_shot
 from flow3r.errors import InputError
 from flow3r.geometry.stitch import chain
 from flow3r.reconstruction.frames import FrameReader
@@ -23,6 +24,7 @@ from flow3r.reconstruction.windows import POOR_FIT, describe_poor_fit, join, pre
 from flow3r.types import Reconstruction
 
 PINHOLES = ("auto", "shared", "per-frame")
+MAX_FRAMES, SHOT = 32, "longest"  # ours: what a model sees at once in seconds, and no cut among it
 
 
 def reconstruct(
@@ -32,7 +34,8 @@ def reconstruct(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     fit: Literal["crop", "pad"] = "crop",
-    max_frames: int | None = 32,
+    max_frames: int | None = MAX_FRAMES,
+    shot: str = SHOT,
     tokens: tuple[int, int] | None = None,
     pinhole: Literal["auto", "shared", "per-frame"] = "auto",
     views_per_window: int | None = None,
@@ -44,7 +47,9 @@ def reconstruct(
     """Cameras, intrinsics, depth, points and confidence of a video or images of any length.
 
     `source`: a video, image, folder, glob, list of images or paths, Sequence, uint8 array (N H W 3), or tensor
-    (N 3 H W). At most `max_frames` frames, evenly spread, are used, None for all; they are read one at a time. All are
+    (N 3 H W). Of a video file with cuts, the `shot` between two of them is taken: "longest", a number from 1, or "all"
+    to go across the cuts; `notes` says which. Of it at most `max_frames` frames, evenly spread, are used, None for all;
+    they are read one at a time, and `frame_indices` count from the start of the source. All are
     cropped or padded (`fit`) to one grid of their median aspect, of `tokens` patches (by default as many as the model
     is made for). `model` is a name or path that load_model understands, or a module that maps images (1 N 3 H W) to a
     Prediction; it runs without gradients, in evaluation mode, and is given back in the mode it had. `device`: that of a
@@ -67,9 +72,10 @@ def reconstruct(
         raise InputError(f"pinhole is {pinhole!r}; expected one of {', '.join(PINHOLES)}")
     journal = Journal()
     with journal.timed("load"):
-        sequence = open_frames(source)
+        opened = open_frames(source)
         network = open_network(model, device, dtype)
     with journal.timed("read"):
+        sequence, first = take_shot(opened, shot, journal.notes)
         indices = spread_frames(len(sequence), max_frames or len(sequence))
         grid = choose_grid(frame_sizes(sequence, indices), tokens or network.tokens)
     count = len(indices)
@@ -92,7 +98,7 @@ def reconstruct(
         geometry = record.finish(world_from_window, pinhole)
     return Reconstruction(
         names=tuple(reader.names),
-        frame_indices=np.array(indices),
+        frame_indices=first + np.array(indices),
         timestamps=reader.timestamps,
         original_sizes=reader.sizes,
         original_from_model=reader.original_from_model,
@@ -134,7 +140,14 @@ def _predict_all(
 def check_max_frames(most: int | None) -> None:
     """InputError for a number of frames that is none."""
     if most is not None and most < 1:
-        raise InputError(f"max_frames is {most}; expected at least 1, or None for all frames")
+        raise InputError(f"max_frames is {most}; expected at least 1, or None (--max-frames 0) for all frames")
+
+
+def take_shot(whole: Sequence, shot: str, notes: list[str]) -> tuple[Sequence, int]:
+    """The frames to reconstruct, and where they begin in the whole; `notes` gains a line if it has cuts."""
+    sequence, said = choose_shot(whole, shot)
+    notes += [said] if said else []
+    return sequence, 0 if sequence is whole else sequence.start
 
 
 def spread_frames(length: int, most: int) -> list[int]:

@@ -19,7 +19,7 @@ from PIL import Image
 from flow3r.data import video as video_module
 from flow3r.data.decode import VideoIndex
 from flow3r.data.frame import Sequence
-from flow3r.data.images import read_image
+from flow3r.data.images import ImageFiles, read_image
 from flow3r.data.video import VideoFile, choose_shot, find_shots, open_source
 from flow3r.errors import InputError
 
@@ -289,6 +289,8 @@ def test_lists_are_checked_at_the_door(tmp_path):
         open_source([tmp_path / "a.png", text(tmp_path / "c.mp4")])
     with pytest.raises(InputError, match="empty list"):
         open_source([])
+    with pytest.raises(InputError, match="is a folder; expected one video, one folder, or several images"):
+        open_source([tmp_path, tmp_path])
 
 
 def test_frames_must_be_asked_for_in_order(tmp_path):
@@ -312,12 +314,23 @@ def test_the_longest_shot_is_taken_unless_another_is_named(monkeypatch):
     monkeypatch.setattr(video_module, "find_shots", lambda source: ((0, 5), (5, 40), (40, 50)))
     film = VideoFile(Path("film.mp4"))
     longest, said = choose_shot(film, "longest")
-    assert (longest.start, longest.stop) == (5, 40) and "3 shots; taking number 2, frames 5-39" in said
+    assert (longest.start, longest.stop) == (5, 40)
+    assert said == "film has 3 shots; this is number 2, the longest, frames 5 to 39"
     third, _ = choose_shot(film, "3")
     assert (third.start, third.stop) == (40, 50)
     assert choose_shot(film, "all") == (film, "")
     with pytest.raises(InputError, match="expected longest, all, or a number from 1 to 3"):
         choose_shot(film, "4")
+    with pytest.raises(InputError, match="shot 'shortest': expected longest, all, or a number from 1"):
+        choose_shot(film, "shortest")
+
+
+def test_images_have_no_shots():
+    photographs = ImageFiles("photographs", (Path("a.png"),))
+    assert choose_shot(photographs, "longest") == choose_shot(photographs, "all") == (photographs, "")
+    for choice in ("1", "99"):
+        with pytest.raises(InputError, match=f"shot '{choice}' of photographs: only a video has shots"):
+            choose_shot(photographs, choice)
 
 
 def test_motion_is_no_cut(shared):

@@ -57,6 +57,10 @@ def test_folders_that_do_not_say_what_they_are_are_refused(tmp_path):
     (tmp_path / "empty" / "inner").mkdir(parents=True)
     with pytest.raises(InputError, match="1 videos and 2 images; expected one kind: name the videos"):
         list_sources([mixed])
+    with pytest.raises(InputError, match="1 videos and 2 images; expected one kind"):
+        open_source(mixed)
+    with pytest.raises(InputError, match=r"holds videos, and no images; name one video, as .*clips/1\.mp4"):
+        open_source(videos(tmp_path / "clips", "1.mp4", "2.mp4"))
     with pytest.raises(InputError, match=r"no videos and no images; it has folders: name them \(.*/empty/inner\)"):
         list_sources([tmp_path / "empty"])
     with pytest.raises(InputError, match="no file matches"):
