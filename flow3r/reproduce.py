@@ -159,8 +159,14 @@ class Paper:
 
     def scaled(self, config: TrainConfig) -> TrainConfig:
         """A preset at this scale: steps and sequences in proportion, as many batches a step as its devices are; below
-        TOY_BELOW with a toy of its model, on tiny images."""
+        TOY_BELOW with a toy of its model, on tiny images. Raises InputError where processes cannot share the batches
+        of a step equally."""
         _, world = rank_and_world()
+        if not self.toy and config.devices % world:
+            raise InputError(
+                f"{config.name}: a step has {config.devices} batches, which {world} processes cannot share equally; "
+                f"start as many as divide {config.devices}"
+            )
         data = replace(
             config.data,
             labelled=tuple(self._part(source) for source in config.data.labelled),

@@ -157,6 +157,13 @@ def test_a_run_on_a_store_is_measured_and_its_best_weights_are_kept(here, capsys
     assert json.loads((here / "run" / "config.json").read_text())["best_is"] == "lowest"
 
 
+def test_videos_are_drawn_at_the_strides_of_the_preset(here):
+    config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, stride_seconds=(0.1, 0.3)))
+    flags = training.TrainFlags("small", here / "run", videos=("a.mp4",), teacher="classical")
+    taught, _ = training.clips_of(flags, config)
+    assert taught.strides == (0.1, 0.3)
+
+
 def test_a_run_on_own_scenes_and_videos_that_a_teacher_labels_as_they_are_drawn(here):
     given = "--videos a.mp4 b.mp4 --teacher classical --data scene --static --accumulate 2 --seed 4 --init-from start"
     save_model(Flow3r(SMALL.model), here / "start" / "model.safetensors")

@@ -10,6 +10,7 @@ from paper_on_disk import write_paper
 
 from flow3r import cli
 from flow3r.config import ModelConfig
+from flow3r.errors import InputError
 from flow3r.eval.benchmarks import BENCHMARKS
 from flow3r.eval.run import ABLATION
 from flow3r.eval.selftest import selftest
@@ -106,6 +107,16 @@ def test_toys_keep_the_variant_and_the_scale_keeps_proportions(tmp_path: Path):
     assert whole.data == PRESETS["flow3r-warmup"].data and whole.steps == 50_000 and whole.init_from == "yyfz233/Pi3"
     assert whole.accumulate == PRESETS["flow3r-warmup"].devices  # one process does the work of eight
     assert isinstance(whole.model, ModelConfig)
+
+
+def test_processes_that_cannot_share_the_batches_of_a_step_are_refused(tmp_path: Path, monkeypatch):
+    eight = PRESETS["flow3r-warmup"]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert eight.devices == 8 and Paper(tmp_path, tmp_path / "out").scaled(eight).accumulate == 2
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="8 batches, which 3 processes cannot share equally"):
+        Paper(tmp_path, tmp_path / "out").scaled(eight)
 
 
 def test_who_is_measured_is_trained(tmp_path: Path):

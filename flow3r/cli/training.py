@@ -240,7 +240,7 @@ def clips_of(flags: TrainFlags, config: TrainConfig) -> tuple[Source | None, Lab
         check_store_matches(stored.store, videos)
         return stored, stored
     footage = Footage(videos, held_out=held_out, cache=flags.out / "shots")
-    taught = TaughtClips(footage, teacher_called(flags.teacher), crop=crop)
+    taught = TaughtClips(footage, teacher_called(flags.teacher), strides=config.data.stride_seconds, crop=crop)
     return (taught if stored is None else HybridClips(stored, taught)), stored
 
 

@@ -21,6 +21,7 @@ from flow3r.data.mixture import Wanted
 from flow3r.data.regime_measures import seen_moving
 from flow3r.data.regime_sources import Flaws, LabelledSequences, as_video
 from flow3r.data.regimes import DOMAINS, FRAMES, SIDE, WorldSet
+from flow3r.data.sampling import ordered_pairs
 from flow3r.data.worlds import RENDERER
 from flow3r.errors import InputError
 from flow3r.files import atomic_path, sha256_of_json, write_json
@@ -63,7 +64,7 @@ class KeptWorlds:
         if frames is None:
             frames = torch.tensor(self.frames).expand(len(numbers), -1)
         if pairs is None and self.flow:
-            pairs = torch.tensor(_ordered_pairs(frames.shape[1])).reshape(-1, 2).expand(len(numbers), -1, -1)
+            pairs = torch.tensor(ordered_pairs(frames.shape[1])).reshape(-1, 2).expand(len(numbers), -1, -1)
         places = self._places(frames)
         records = [self._record(number) for number in numbers]
 
@@ -183,10 +184,6 @@ class KeptVideo(KeptSequences):
         return as_video(super().draw(wanted, generator), self.flaws)
 
 
-def _ordered_pairs(count: int) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(count) for j in range(count) if i != j]
-
-
 def _record_type(frames: int, flow: bool) -> np.dtype:
     """All of a world, little-endian and without gaps."""
     labels: list[tuple[Any, ...]] = [
@@ -207,7 +204,7 @@ def _record_type(frames: int, flow: bool) -> np.dtype:
 def _rendered(kept: KeptWorlds, numbers: Sequence[int]) -> np.ndarray:
     """The records of some worlds."""
     frames = torch.tensor(kept.frames).expand(len(numbers), -1)
-    pairs = torch.tensor(_ordered_pairs(len(kept.frames))).reshape(-1, 2).expand(len(numbers), -1, -1)
+    pairs = torch.tensor(ordered_pairs(len(kept.frames))).reshape(-1, 2).expand(len(numbers), -1, -1)
     made = kept.worlds.render(numbers, frames, pairs if kept.flow else None)
     views, records = made.views, np.zeros(len(numbers), _record_type(len(kept.frames), kept.flow))
     records["moving_objects"], records["moving_area"] = (value.numpy() for value in seen_moving(made))

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from flow3r.config import WorldsConfig
 from flow3r.data.draws import Draws
 from flow3r.data.raycast import cast, ground_height
+from flow3r.data.sampling import ordered_pairs
 from flow3r.data.scenes import Scenes, follow, sight
 from flow3r.geometry.camera import camera_rays, centred_intrinsics
 from flow3r.geometry.se3 import from_parts, invert, rotation_angle, rotation_from_axis_angle, rotation_from_quaternion
 
 CANDIDATES, HELD_OUT_CANDIDATES = 6, 48
-HELD_OUT_DEGREES = (10.0, 120.0)  # decisions of this project: what held-out views are turned against each other
+HELD_OUT_DEGREES = (10.0, 120.0)  # ours: what held-out views are turned against each other
 PAN = (0.05, 0.6)  # angle of a pan, in fields of view: several patches, at little change of what they show
 CLEARANCE = 0.3  # metres between a camera and anything else
 _PROBE = 8  # rays along a side of an image that estimate what it sees
@@ -41,7 +42,7 @@ def choose_paths(
     if views == 1:
         pairs = []
     elif config.held_out:
-        pairs = [(i, j) for i in range(views) for j in range(views) if i != j]
+        pairs = ordered_pairs(views)
     else:
         pairs = [(i, i + 1) for i in range(views - 1)] + [(i + 1, i) for i in range(views - 1)]
     score, sees = _overlap(every, reach.repeat_interleave(count), pairs)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from flow3r.data.clips import LabelClips
 from flow3r.data.labels import LabelStore, Refusal, Segment, SegmentInfo
@@ -16,8 +14,10 @@ from flow3r.data.mixture import Source, Wanted
 from flow3r.data.regimes import DOMAINS, FRAMES, SIDE, WorldSet
 from flow3r.data.sampling import label_pairs
 from flow3r.data.transforms import resize_labels
+from flow3r.data.worlds import RENDERER
 from flow3r.errors import InputError
 from flow3r.files import sha256_of_bytes
+from flow3r.geometry.flow import median_length
 from flow3r.types import Flow, Teacher, Views
 
 _STRIDES = (0.04, 0.32)  # seconds at 25 frames a second: 1 to 8 frames, about as far as the embedded teacher reaches
@@ -36,6 +36,7 @@ def label_set(
     made_with = {"teacher": teacher.name, "parameters": teacher.parameters, "set": worlds.name}
     made_with |= {"frames": FRAMES, "side": SIDE, "worlds": asdict(DOMAINS[worlds.domain])}
     made_with |= {"pairs_per_frame": pairs_per_frame, "finer": finer}
+    made_with |= {"renderer": RENDERER} if RENDERER > 1 else {}  # stores of the first one do not tell it
     store = LabelStore(folder, json.loads(json.dumps(made_with)))
     for number in range(worlds.count):
         if store.find(worlds.name_of(number), _digest(worlds, number), range(FRAMES)) is None:
@@ -111,12 +112,7 @@ def _labelled(worlds: WorldSet, number: int, teacher: Teacher, pairs_per_frame: 
         model_from_original=(tuple(tuple(row) for row in np.eye(3).tolist()),) * FRAMES,
         pairs=tuple((i, j) for i, j in flow.pairs[0].tolist()),
         covisible_share=tuple(flow.covisible[0].mean((1, 2)).tolist()),
-        median_flow=tuple(_median(*pair) for pair in zip(flow.displacement[0], flow.covisible[0])),
+        median_flow=tuple(median_length(*pair) for pair in zip(flow.displacement[0], flow.covisible[0])),
         refusals=refusals,
     )
     return Segment(info, images if kept else images[:0], flow)
-
-
-def _median(displacement: Float[Tensor, "H W 2"], covisible: Float[Tensor, "H W"]) -> float:
-    length = displacement.norm(dim=-1)[covisible > 0]
-    return float(length.median()) if length.numel() else 0.0

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flow3r.data.regimes import FRAMES, WorldSet
-from flow3r.data.sampling import spread_indices
+from flow3r.data.sampling import ordered_pairs, spread_indices
 from flow3r.data.worlds import Worlds
 from flow3r.geometry.se3 import rotation_angle
 
@@ -58,7 +58,7 @@ def measure_set(worlds: WorldSet, *, views: int = 4, most: int | None = None) ->
 def _measured(worlds: WorldSet, numbers: Sequence[int], views: int) -> tuple[Float[Tensor, "_"], ...]:
     """Per pair: degrees between its views, median flow, covisible share. Per world: moving area, moving objects."""
     frames = torch.tensor(spread_indices(FRAMES, views)).expand(len(numbers), -1)
-    pairs = torch.tensor([(i, j) for i in range(views) for j in range(views) if i != j])
+    pairs = torch.tensor(ordered_pairs(views))
     made = worlds.render(numbers, frames, pairs.expand(len(numbers), -1, -1))
     rotation = made.views.world_from_camera[..., :3, :3]
     angle = torch.rad2deg(rotation_angle(rotation[:, pairs[:, 0]].mT @ rotation[:, pairs[:, 1]]))

@@ -21,6 +21,11 @@ def spread_indices(count: int, maximum: int) -> list[int]:
     return [round(position) for position in np.linspace(0, count - 1, maximum)]
 
 
+def ordered_pairs(count: int) -> list[tuple[int, int]]:
+    """All (i, j), i != j, of `count` views, source by source."""
+    return [(i, j) for i in range(count) for j in range(count) if i != j]
+
+
 def split_shots(shots: Sequence[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
     """Every shot (start, stop) in segments of at most `longest` frames, about equal; single frames are left out."""
     segments = []

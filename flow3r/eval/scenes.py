@@ -27,7 +27,7 @@ from flow3r.metrics.flow import flow_errors, homography_flow
 from flow3r.types import Views
 
 SCENES_PER_BATCH = 4
-LEAST_PAIRS = 20  # issue 2: fewer labelled pairs than this and the report says so
+LEAST_PAIRS = 20  # ours: fewer labelled pairs than this and the report says so
 POINT_BUDGET = 10_000  # ours: nearest neighbours of all points of a wrong cloud take minutes
 TOKENS = (64, 96)  # of one image; the range that nano is trained for
 HELD_OUT = WorldsConfig(held_out=True)

@@ -45,7 +45,7 @@ def work(experiment: Experiment, jobs: Sequence[Job], processes: int, tell: Call
 
     What needs a job that failed is not begun, and has failed too. After SIGTERM or ctrl-C the jobs at hand are told to
     end, which saves what they have, and KeyboardInterrupt, which says how many are left, is raised: the same call goes
-    on. A single process does all jobs in this one.
+    on. A single process does all jobs in this one, and after ctrl-C goes on from the last checkpoint.
     """
     crew = _Crew(experiment, jobs, tell)
     try:

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from flow3r.data.frame import Frame
+from flow3r.data.sampling import ordered_pairs
 from flow3r.errors import InputError
 from flow3r.eval.benchmarks.manifests import Manifest, make_manifest
 from flow3r.eval.benchmarks.own_rows import FOLDERS
@@ -87,11 +86,7 @@ def open_tests(folder: str | Path) -> RealTests:
 
 def _views(frames: list[Frame]) -> Views:
     views = views_from_frames(frames, (PATCHES, PATCHES))
-    return with_exact_flow(views, _ordered_pairs(len(frames))) if views.labelled else views
-
-
-def _ordered_pairs(count: int) -> Int[Tensor, "1 P 2"]:
-    return torch.tensor([[(i, j) for i in range(count) for j in range(count) if i != j]])
+    return with_exact_flow(views, torch.tensor([ordered_pairs(len(frames))])) if views.labelled else views
 
 
 def measured_on(tests: RealTests, predictor: Predictor, *, flow: bool = True) -> Measures:

@@ -25,6 +25,12 @@ def warp(target: Float[Tensor, "b c H W"], displacement: Float[Tensor, "b H W 2"
     return sample(target, pixel_grid(*displacement.shape[1:3], displacement.device) + displacement)
 
 
+def median_length(displacement: Float[Tensor, "H W 2"], covisible: Float[Tensor, "H W"]) -> float:
+    """Of the flow where it is covisible, in pixels; 0 where it nowhere is."""
+    length = displacement.norm(dim=-1)[covisible > 0]
+    return float(length.median()) if length.numel() else 0.0
+
+
 def project_flow(
     world_points: Float[Tensor, "*b H W 3"],
     target_from_world: Float[Tensor, "*b 4 4"],

@@ -16,7 +16,7 @@ from flow3r.reconstruction.network import Network
 from flow3r.reconstruction.record import Record
 from flow3r.reconstruction.windows import Window
 
-# Decisions of this project. Places that look alike are common, and a false loop costs more than a missed one.
+# Ours. Places that look alike are common, and a false loop costs more than a missed one.
 THUMBNAIL = (12, 16)  # rows, columns
 ALIKE = 0.7  # least correlation of the thumbnails of two frames that may see one place
 SIDE = 6  # frames of either visit that are predicted together

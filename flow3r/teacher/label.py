@@ -24,6 +24,7 @@ from flow3r.data.transforms import choose_grid, fit_frame, resize_image, resize_
 from flow3r.data.video import content_sha256, open_source, survey
 from flow3r.errors import Flow3rError, InputError, LabelStoreError
 from flow3r.files import sha256_of_json, write_json
+from flow3r.geometry.flow import median_length
 from flow3r.teacher.filters import FilterSettings, Findings, examine, hide
 from flow3r.types import Flow, Teacher
 
@@ -280,7 +281,7 @@ def _label_segment(
         model_from_original=tuple(affines),
         pairs=tuple((i, j) for i, j in flow.pairs[0].tolist()),
         covisible_share=tuple(flow.covisible[0].mean((1, 2)).tolist()),
-        median_flow=tuple(_median_flow(flow, row) for row in range(flow.pairs.shape[1])),
+        median_flow=tuple(median_length(*pair) for pair in zip(flow.displacement[0], flow.covisible[0])),
         refusals=(*skipped, *refusals),
         left_out=tuple(sorted(findings.left_out.items())),
         masked=tuple(findings.masked.items()),
@@ -346,11 +347,6 @@ def _joined(flows: list[Flow], grid: tuple[int, int]) -> Flow:
 def _working_size(grid: tuple[int, int], long_side: int) -> tuple[int, int]:
     scale = max(1.0, long_side / max(grid))
     return round(grid[0] * scale), round(grid[1] * scale)
-
-
-def _median_flow(flow: Flow, row: int) -> float:
-    length = flow.displacement[0, row].norm(dim=-1)[flow.covisible[0, row] > 0]
-    return float(length.median()) if length.numel() else 0.0
 
 
 def name_of(source: Source) -> str:

@@ -10,6 +10,7 @@ from flow3r.geometry.camera import camera_rays, crop_and_resize_affine, inside_i
 from flow3r.geometry.flow import (
     flow_from_depth,
     forward_backward_error,
+    median_length,
     ndc_from_pixels,
     pixels_from_ndc,
     project_flow,
@@ -222,6 +223,12 @@ def test_resizing_a_constant_flow_scales_its_vectors_with_the_image():
     flow = torch.tensor([3.0, -2.0]).repeat(1, HEIGHT, WIDTH, 1)
     resized = resize_flow(flow, HEIGHT // 2, WIDTH * 2)
     torch.testing.assert_close(resized, torch.tensor([6.0, -1.0]).expand(1, HEIGHT // 2, WIDTH * 2, 2))
+
+
+def test_the_median_length_is_that_of_covisible_flow_alone():
+    flow = torch.tensor([[[3.0, 4.0], [6.0, 8.0], [0.0, 99.0]]])
+    assert median_length(flow, torch.tensor([[1.0, 0.2, 0.0]])) == 5.0  # the lower of two
+    assert median_length(flow, torch.zeros(1, 3)) == 0.0
 
 
 def test_ndc_is_plus_one_at_the_centre_of_the_top_left_pixel_and_points_left_and_up():
