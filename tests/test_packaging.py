@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from flow3r.model.sources import PACKAGED
+
 BUILD = """
 import os, sys
 os.chdir(sys.argv[1])
@@ -104,29 +106,30 @@ def test_a_wheel_built_from_the_source_distribution_is_the_same(repository, whee
     assert hashes[0] == hashes[1]
 
 
-def test_the_weights_of_nano_load_from_the_installed_package(repository, installed):
-    shipped = {path.name for path in (repository / "flow3r" / "weights").glob("nano.*")}
-    if not shipped:
-        pytest.skip("no nano weights in this checkout")
-    assert {"nano.safetensors", "nano.md"} <= shipped  # never without its model card
-    program = """
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights_load_from_the_installed_package(repository, installed, name):
+    shipped = {path.name for path in (repository / "flow3r" / "weights").glob(f"{name}.*")}
+    assert shipped == {f"{name}.safetensors", f"{name}.md"}  # never without its model card
+    program = f"""
 import importlib.resources, json, pathlib, flow3r
 from safetensors.torch import load
 from flow3r.model.checkpoints import load_model
-weights = importlib.resources.files("flow3r") / "weights"
-tensors = load((weights / "nano.safetensors").read_bytes())
-model = load_model("nano")
-print(json.dumps({
+weights = importlib.resources.files("flow3r") / "weights" / "{name}.safetensors"
+tensors = load(weights.read_bytes())
+model = load_model("{name}")
+print(json.dumps({{
     "package": str(pathlib.Path(flow3r.__file__).parent),
     "finite": all(tensor.isfinite().all().item() for tensor in tensors.values()),
     "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    "bytes": weights.stat().st_size,
     "training": model.training,
-}))
+}}))
 """
     answer = json.loads(run_installed(installed, program))
     assert Path(answer["package"]) == installed / "flow3r"
     assert answer["finite"] and not answer["training"]
     assert 5e6 < answer["parameters"] < 20e6  # about 10 M
+    assert answer["bytes"] <= 30e6
 
 
 def test_the_command_is_declared_and_its_function_exists(repository, installed):

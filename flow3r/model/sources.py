@@ -14,7 +14,7 @@ from flow3r.errors import CheckpointError
 from flow3r.model.layouts import Layout, recognise
 from flow3r.model.licences import check_licence, mention_origin
 
-PACKAGED = ("nano",)
+PACKAGED = ("nano", "nano-vggt")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 # In this order: ours and most others, transformers before safetensors, and the public Flow3r's and VGGT's own names.
 FILE_NAMES = ("model.safetensors", "flow3r.bin", "pytorch_model.bin", "model.pt", "vggt_1B_commercial.pt")
