@@ -17,6 +17,10 @@ def run(*arguments: str) -> None:
     [
         (["label", "missing.mp4", "-o", "labels"], "1 of 1 sources could not be labelled"),
         (["label", "-o", "labels"], "no video given"),
+        (["label", "x.mp4", "-o", "labels", "--workers", "4"], "--workers 4 with --shards none: does nothing there"),
+        (["label", "x.mp4", "-o", "labels", "--timeout", "9"], "label into shards with --shards local or ranks or ray"),
+        (["label", "x.mp4", "-o", "labels", "--per-shard", "9"], "--per-shard 9 with --shards none"),
+        (["label", "x.mp4", "-o", "labels", "--shards", "local", "--gpus", "1"], "label into shards with --shards ray"),
         (["label", "x.mp4", "-o", "labels", "--teacher", "oracle"], "no teacher is called 'oracle'"),
         (["train", "gigantic", "-o", "run"], "no preset is called 'gigantic'; nearest are "),
         (["train", "nano", "-o", "run", "--labels", "nowhere"], "nowhere"),

@@ -12,6 +12,14 @@ from flow3r.errors import InputError
 if TYPE_CHECKING:
     from flow3r.teacher.label import LabelSummary
 
+# The ways of --shards that a flag of `label` means something to.
+FOR_SHARDS = {
+    "workers": ("local", "ray"),
+    "gpus": ("ray",),
+    "per_shard": ("local", "ranks", "ray"),
+    "timeout": ("local", "ranks", "ray"),
+}
+
 
 @loads_weights
 def label(
@@ -20,10 +28,10 @@ def label(
     teacher: str = "classical",
     dataset: str | None = None,
     shards: Literal["none", "local", "ranks", "ray"] = "none",
-    workers: int = 0,
-    gpus: float = 0.0,
-    per_shard: int = 256,
-    timeout: float = 600.0,
+    workers: int | None = None,
+    gpus: float | None = None,
+    per_shard: int | None = None,
+    timeout: float | None = None,
     tokens: tuple[int, int] = (64, 96),
 ) -> None:
     """Label the flow of unlabelled videos with a teacher; restartable.
@@ -34,12 +42,15 @@ def label(
         teacher: classical, ufm, raft, roma, romav2, cotracker, ptlflow:<model>, or consensus:<a>+<b>.
         dataset: Of this dataset, whose root folder is given in place of videos, all sequences, by their names in it.
         shards: Many videos into tar shards, on processes of this machine, as a rank of torchrun or SLURM, or on Ray.
-        workers: Processes (local), or actors (ray); by default one for every core.
-        gpus: GPUs of a Ray actor; 0.25 puts four on a card.
-        per_shard: Videos of a shard.
-        timeout: Seconds after which a video that decodes nothing is given up.
+        workers: With --shards local processes, with ray actors; by default one for every core.
+        gpus: With --shards ray, GPUs of an actor; 0.25 puts four on a card. By default none.
+        per_shard: With --shards, videos of a shard; by default 256.
+        timeout: With --shards, seconds after which a video that decodes nothing is given up; by default 600.
         tokens: Least and most 14 x 14 patches of the grid on which labels are stored.
     """
+    given = {"workers": workers, "gpus": gpus, "per_shard": per_shard, "timeout": timeout}
+    options = {name: value for name, value in given.items() if value is not None}
+    _refuse_idle(options, shards)
     if dataset is not None:
         summary = _label_dataset(videos, out, teacher, dataset, shards, tokens)
     elif shards == "none":
@@ -47,10 +58,20 @@ def label(
 
         summary = label_store(videos, out, teacher=teacher, tokens=tokens)
     else:
-        summary = _label_shards(videos, out, teacher, shards, workers, gpus, per_shard, timeout, tokens)
+        summary = _label_shards(videos, out, teacher, shards, options, tokens)
     PRINT.print(escape("\n".join(summary.lines())))
     if not summary.ok:
         raise InputError(f"{len(summary.failures)} of {summary.sources} sources could not be labelled, see above")
+
+
+def _refuse_idle(options: dict[str, float], shards: str) -> None:
+    """Raises InputError for a flag that this way of labelling has no use for."""
+    for name, value in options.items():
+        if shards not in FOR_SHARDS[name]:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value:g} with --shards {shards}: does nothing there; leave it out, or "
+                f"label into shards with --shards {' or '.join(FOR_SHARDS[name])}"
+            )
 
 
 def _label_dataset(
@@ -73,10 +94,7 @@ def _label_shards(
     out: Path,
     teacher: str,
     shards: str,
-    workers: int,
-    gpus: float,
-    per_shard: int,
-    timeout: float,
+    given: dict[str, float],
     tokens: tuple[int, int],
 ) -> "LabelSummary":
     from flow3r.data.video import list_sources
@@ -85,28 +103,38 @@ def _label_shards(
     from flow3r.teacher.runners import Patience, run_local, run_rank, run_ray
 
     arguments = (list_sources(videos), out, teacher_called(teacher), LabelSettings(tokens=tokens))
-    options = {"per_shard": per_shard, "patience": Patience(timeout=timeout)}
+    options = {"per_shard": given["per_shard"]} if "per_shard" in given else {}
+    if "timeout" in given:
+        options["patience"] = Patience(timeout=given["timeout"])
+    workers = given.get("workers", 0)
     if shards == "ranks":
         return run_rank(*arguments, **options)
     if shards == "ray":
-        return run_ray(*arguments, actors=workers or (1, len(arguments[0])), gpus=gpus, **options)
+        return run_ray(*arguments, actors=workers or (1, len(arguments[0])), gpus=given.get("gpus", 0.0), **options)
     return run_local(*arguments, processes=workers, **options)
 
 
 @loads_weights
 def audit(store: Positional[str], videos: tuple[str, ...] = (), teacher: str = "", sample: int = 32) -> None:
-    """Audit a label store: whole, made with what it says, the same if made again; exit code 1 if anything is wrong.
+    """Audit a label store: is it whole, and made with what it says? Exit code 1 if anything is wrong.
+
+    With --videos and --teacher, which go together, labels of these videos are also made again, and compared.
 
     Args:
         store: Folder or URL of the label store.
-        videos: Videos of which labels are made again, with `--teacher`.
-        teacher: Name of the teacher that made the store.
+        videos: Videos of which labels are made again, by --teacher.
+        teacher: Name of the teacher that made the store, to make labels of --videos again.
         sample: Segments whose labels are read.
     """
     from flow3r.data.video import list_sources
     from flow3r.teacher import teacher_called
     from flow3r.teacher.audit import audit as run
 
+    if bool(videos) != bool(teacher):
+        given, lacking = ("--videos", "--teacher") if videos else (f"--teacher {teacher}", "--videos")
+        raise InputError(f"{given} without {lacking}: labels are made again from both; give both, or neither")
+    if sample < 1:
+        raise InputError(f"--sample {sample}: expected at least 1")
     sources = list_sources(videos) if videos else []
     result = run(store, sample=sample, teacher=teacher_called(teacher) if teacher else None, sources=sources)
     PRINT.print(result.table())

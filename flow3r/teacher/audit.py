@@ -22,6 +22,7 @@ from flow3r.teacher.label import LabelSettings, Source, label_source
 from flow3r.types import Flow, Teacher
 
 AGREEMENT = 0.8  # ours: least mean share of covisible pixels that the flow back leads home
+NOTHING = "nothing to check"
 NEAR = 0.125  # pixels: one step of the stored flow, where another machine rounds otherwise
 
 
@@ -49,9 +50,10 @@ class Audit:
         """For people: what was asked, of how many, how many were wrong, and the first of them."""
         table = Table("check", "asked", "wrong", "found")
         for check in self.checks:
-            table.add_row(
-                check.name, str(check.asked), str(len(check.wrong)), check.wrong[0] if check.wrong else check.value
-            )
+            found = check.wrong[0] if check.wrong else check.value
+            if not (check.asked or found):
+                found = NOTHING
+            table.add_row(check.name, str(check.asked), str(len(check.wrong)), found)
         return table
 
 
@@ -165,7 +167,9 @@ def _check_both_ways(store: LabelStore, segments: Sequence[SegmentInfo]) -> Chec
             error, inside = forward_backward_error(there[None], back[None])
             if (seen > 0).any():
                 shares.append(float(((error < 1) & inside)[0][seen > 0].float().mean()))
-    mean = float(np.mean(shares)) if shares else 1.0
+    if not shares:
+        return Check("forward and backward agree", 0, (), f"{NOTHING}: no pair is labelled both ways")
+    mean = float(np.mean(shares))
     wrong = () if mean >= AGREEMENT else (f"{mean:.0%} of covisible pixels lead back; expected {AGREEMENT:.0%}",)
     return Check("forward and backward agree", len(shares), wrong, f"{mean:.0%} of covisible pixels lead back")
 
@@ -200,7 +204,8 @@ def _check_again(
                     wrong.append(f"{segment.source}, frames from {segment.indices[0]}: {far:.2f} px apart")
         except (Flow3rError, OSError) as error:
             wrong.append(str(error))
-    return Check(name, asked, tuple(wrong), f"{exact} of {asked} bit for bit")
+    found = f"{exact} of {asked} bit for bit" if asked else f"{NOTHING}: no sampled segment is of these sources"
+    return Check(name, asked, tuple(wrong), found)
 
 
 def _difference(

@@ -1,6 +1,7 @@
 """The audit passes a sound store and names each planted fault."""
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,9 @@ import hard_media
 import pytest
 from fixed_teacher import FixedTeacher
 from made_media import write_video
+from rich.console import Console
 
+from flow3r.cli import main
 from flow3r.data.labels import LabelStore
 from flow3r.data.shards import read_shard, write_shard
 from flow3r.data.video import open_source
@@ -97,6 +100,34 @@ def test_flow_that_does_not_lead_back_is_found(video, tmp_path):
     store = LabelStore(tmp_path / "oneway", SETTINGS.with_teacher(OneWay()))
     list(label_source(open_source(video), store, OneWay(), SETTINGS))
     assert wrong(audit(store.folder)) == ["forward and backward agree"]
+
+
+def test_where_there_is_nothing_to_check_no_share_is_told(store, video, tmp_path):
+    empty = LabelStore(tmp_path / "empty", SETTINGS.with_teacher(FixedTeacher()))
+    result = audit(empty.folder)
+    checks = {check.name: check for check in result.checks}
+    assert result.ok and checks["forward and backward agree"].asked == 0
+    assert checks["forward and backward agree"].value == "nothing to check: no pair is labelled both ways"
+    printed = Console(file=io.StringIO(), width=200)
+    printed.print(result.table())
+    assert printed.file.getvalue().count("nothing to check") == 3 and "%" not in printed.file.getvalue()
+    other = write_video(tmp_path / "other.mp4", hard_media.pan(12)[::-1])
+    again = audit(store.folder, teacher=FixedTeacher(), sources=[other]).checks[-1]
+    assert (again.asked, again.value) == (0, "nothing to check: no sampled segment is of these sources")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--videos", "a.mp4"], "--videos without --teacher: labels are made again from both"),
+        (["--teacher", "classical"], "--teacher classical without --videos: labels are made again from both"),
+        (["--sample", "0"], "--sample 0: expected at least 1"),
+    ],
+)
+def test_flags_that_would_check_nothing_are_refused(flags, said, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["audit", "nowhere", *flags])
+    assert exit_.value.code == 1 and said in capsys.readouterr().err
 
 
 def test_an_index_of_another_state_is_found(store):
