@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import flow3r
 from flow3r import cli
 
 
@@ -36,6 +37,7 @@ def run(*arguments: str) -> None:
         (["eval", "check", "missing.npz"], "1 of 1 files do not keep the contract"),
         (["render", "missing.ply", "-o", "a.mp4"], "missing.ply"),
         (["render", "missing.ply", "-o", "a.txt"], "a.txt"),
+        (["render", __file__, "-o", "a.mp4"], "expected a reconstruction.npz or its folder, or a .ply of points"),
         (["eval", "worlds", "--model", "no_such_model"], "no_such_model: no such file"),
         (["eval", "worlds", "--model", "yyfz233/Pi3"], "accept them once with --accept-license"),
         (["convert", "missing.safetensors", "out.safetensors"], "missing.safetensors: no such file"),
@@ -54,6 +56,11 @@ def test_bad_input_is_one_line_and_exit_code_one(arguments, said, tmp_path, monk
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "labels.json"] or (
         arguments[0] in ("label", "adapt")
     )
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    run("--version")
+    assert capsys.readouterr().out == f"flow3r {flow3r.__version__}\n"
 
 
 def test_unknown_command_is_refused_by_the_parser():

@@ -5,6 +5,7 @@ import sys
 
 import tyro
 
+from flow3r import __version__
 from flow3r.cli.data import data
 from flow3r.cli.evaluation import evaluate, reproduce
 from flow3r.cli.experiment import experiment
@@ -34,9 +35,15 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; an error that a user can mend is one line on standard error and exit code 1."""
+    if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"flow3r {__version__}")
+        return
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="flow3r", description="3D geometry from video, learnt with factored flow.", args=arguments
+            COMMANDS,
+            prog="flow3r",
+            description="3D geometry from video, learnt with factored flow. flow3r --version says which flow3r it is.",
+            args=arguments,
         )
     except (Flow3rError, OSError) as error:  # of the system: a full disk, a folder that may not be written
         print(f"flow3r: {error}", file=sys.stderr)

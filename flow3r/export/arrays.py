@@ -43,6 +43,11 @@ def load_reconstruction(path: str | Path) -> Reconstruction:
     path = path / "reconstruction.npz" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a reconstruction.npz written by flow3r")
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path}: not a readable npz file; expected a reconstruction.npz that flow3r reconstruct wrote, whole, or "
+            "the folder that holds it"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

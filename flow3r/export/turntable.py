@@ -117,7 +117,7 @@ def _cloud_of(
         points, colours, diameter = _of_ply(Path(source), budget)
         poses, segments = torch.eye(4)[None], None
     else:
-        scene = source if isinstance(source, Reconstruction) else load_reconstruction(source)
+        scene = source if isinstance(source, Reconstruction) else _read(Path(source))
         points, colours, diameter = _of_reconstruction(scene, min_confidence, percentile, budget)
         poses, segments = torch.from_numpy(scene.world_from_camera).float(), _some_frusta(scene) if cameras else None
     orbit = orbit_of(points, poses)
@@ -130,6 +130,12 @@ def _cloud_of(
         points, colours = torch.cat([points, lines]), torch.cat([colours, colour.expand(len(lines), 3)])
         diameter = torch.cat([diameter, diameter.new_full((len(lines),), 0.004 * orbit.reach)])
     return _Cloud(points, colours, diameter, orbit)
+
+
+def _read(path: Path) -> Reconstruction:
+    if path.is_file() and path.suffix.lower() != ".npz":
+        raise InputError(f"{path}: cannot be drawn; expected a reconstruction.npz or its folder, or a .ply of points")
+    return load_reconstruction(path)
 
 
 def _of_reconstruction(
