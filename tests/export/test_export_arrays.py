@@ -47,7 +47,7 @@ def test_files_that_are_not_ours_or_damaged_are_refused(tmp_path):
     with pytest.raises(InputError, match="not a readable npz"):
         load_reconstruction(path)
     path.write_bytes(b"not a zip")
-    with pytest.raises(InputError, match="not a readable npz file; expected a reconstruction.npz that flow3r recons"):
+    with pytest.raises(InputError, match=r"not a readable npz file; expected a reconstruction\.npz that flow3r recons"):
         load_reconstruction(path)
     np.savez(path, points=np.zeros(3))
     with pytest.raises(InputError, match="format version None, expected 1"):
