@@ -25,6 +25,8 @@ def test_list_names_every_dataset_with_its_licence(capsys):
     run("list")
     printed = capsys.readouterr().out
     assert all(dataset.name in printed and dataset.licence in printed for dataset in DATASETS.values())
+    assert "none, " not in printed and printed.count("labels: none\n") >= 4
+    assert all(printed.count(said) == 1 for said in ("that of the images", "that of the dataset that was packed"))
     run("list", "--json")
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"]: row["url"] for row in rows} == {name: dataset.url for name, dataset in DATASETS.items()}

@@ -24,15 +24,15 @@ def list_datasets(json_: Annotated[bool, arg(name="json")] = False) -> None:
     Args:
         json_: Print JSON, with the layout of each.
     """
-    from flow3r.data.inspect_dataset import catalogue_rows
+    from flow3r.data.inspect_dataset import catalogue_rows, say_labels
 
     rows = catalogue_rows()
     if json_:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for row in rows:
-        marks = ", ".join(key for key in ("rigid", "dense") if row[key])
-        labels = f"labels: {row['labels']}, {row['scale']} scale" + (f", {marks}" if marks else "")
+        marks = (key for key in ("rigid", "dense") if row[key] and row["labels"] != "none")
+        labels = ", ".join([say_labels(row["labels"], row["scale"]), *marks])
         PRINT.print(f"[bold]{row['name']:<16}[/] {escape(row['title'])}", soft_wrap=True)
         for said in (labels, f"licence: {row['licence']}", f"{row['citation']} {row['url']}".strip()):
             if said:

@@ -55,13 +55,13 @@ class Inventory:
     def lines(self) -> list[str]:
         """For people."""
         of = "" if self.opened == self.sequences else f" in the first {self.opened} of them"
-        lines = [
-            f"{self.dataset.title} ({self.dataset.name}), labels: {self.dataset.labels}, {self.dataset.scale} scale"
-        ]
+        labels = say_labels(self.dataset.labels, self.dataset.scale)
+        lines = [f"{self.dataset.title} ({self.dataset.name}), {labels}"]
         lines += [f"{self.sequences} sequences, {self.frames} frames{of}"]
         lines += [f"left out: {count} frames, {reason}" for reason, count in self.left_out.most_common()]
         lines += [f"unreadable: {name}: {reason}" for name, reason in self.unreadable.items()]
-        return [*lines, f"licence: {self.dataset.licence}", f"cite: {self.dataset.citation} {self.dataset.url}".strip()]
+        cite = f"{self.dataset.citation} {self.dataset.url}".strip()
+        return [*lines, f"licence: {self.dataset.licence}", *([f"cite: {cite}"] if cite else ())]
 
 
 def dataset_of(root: Path | str, name: str | None = None) -> Dataset:
@@ -211,6 +211,11 @@ def _figure(picture: Float[Tensor, "3 H W"], caption: str) -> str:
     data = base64.b64encode(stored.getvalue()).decode()
     text = html.escape(caption)
     return f'<figure><img src="data:image/jpeg;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def say_labels(labels: str, scale: str) -> str:
+    """For people: what is labelled, and at which scale, where anything is."""
+    return "labels: none" if labels == "none" else f"labels: {labels}, {scale} scale"
 
 
 def catalogue_rows(datasets: List[Dataset] | None = None) -> list[dict[str, str | bool]]:

@@ -149,6 +149,6 @@ PACKED = Dataset(
     layout=LAYOUT,
     licence="that of the dataset that was packed",
     url="",
-    citation="that of the dataset that was packed",
+    citation="",
     scale="relative",
 )

@@ -68,6 +68,6 @@ POSED_FOLDERS = Dataset(
     layout=LAYOUT,
     licence="that of the images",
     url="",
-    citation="that of the images",
+    citation="",
     scale="relative",
 )
