@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 # What wrappers put into the names of parameters: DistributedDataParallel, torch.compile, activation checkpointing.
 WRAPPERS = {"module", "_orig_mod", "_checkpoint_wrapped_module"}
-STATUS = Path(
-    "/proc/self/status"
-)  # Linux alone; its peak is of this program, ru_maxrss also of what it was forked from
+# Linux alone, and not every one: its peak is of this program, ru_maxrss also of what it was forked from.
+STATUS = Path("/proc/self/status")
 
 
 def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
@@ -49,9 +48,10 @@ def peak_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if STATUS.exists():
-        peak = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024 * int(peak.split()[1])
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
     try:
         import resource
     except ImportError:  # Windows

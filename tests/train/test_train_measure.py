@@ -112,6 +112,17 @@ def test_where_linux_does_not_tell_the_peak_has_the_units_of_the_system(monkeypa
     assert peak_memory(CPU) == 5000 * unit
 
 
+def test_a_linux_that_tells_no_peak_is_asked_as_other_systems_are(monkeypatch, tmp_path):
+    usage = types.SimpleNamespace(getrusage=lambda who: types.SimpleNamespace(ru_maxrss=7000), RUSAGE_SELF=0)
+    monkeypatch.setitem(sys.modules, "resource", usage)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(measure, "STATUS", tmp_path / "status")
+    measure.STATUS.write_text("Name:\tpython\nVmRSS:\t    5000 kB\n")
+    assert peak_memory(CPU) == 7000 * 1024
+    measure.STATUS.write_text("Name:\tpython\nVmHWM:\t    6000 kB\n")
+    assert peak_memory(CPU) == 6000 * 1024
+
+
 class Clock:
     """Seconds that pass when they are told to."""
 
