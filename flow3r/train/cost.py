@@ -27,6 +27,7 @@ from flow3r.model.cost import (
 from flow3r.model.flow3r import FLOW_LEVELS
 from flow3r.model.flow_heads import flow_head_class
 from flow3r.model.inputs import OUTPUTS
+from flow3r.train.learner import supervised
 
 # Parts in the order of the forward pass, by the start of their parameters' names; "" is all that is none of the others.
 PARTS = ("encoder.", "multiview.", "", "flow_head.")
@@ -108,14 +109,14 @@ def gradients_pass(config: TrainConfig) -> dict[str, bool]:
 def state_bytes(config: TrainConfig) -> dict[str, int]:
     """What one process holds from step to step, in fp32: weights, gradients, AdamW's two moments, averaged weights.
 
-    Gradients and moments are of what is trained. Sharded, each process holds its part of all of them.
+    All but the weights are of what is trained. Sharded, each process holds its part of all of them.
     """
     every, trained, _ = parameter_counts(config.model, config.trainable)
     held = {
         "weights": every,
         "gradients": trained,
         "moments": 2 * trained,
-        "averaged weights": every * (config.ema > 0),
+        "averaged weights": trained * (config.ema > 0),
     }
     ranks = config.devices if config.parallel == "shard" else 1
     return {name: -(-SINGLE * count // ranks) for name, count in held.items() if count}
@@ -281,13 +282,12 @@ class _Kept:
 def _asked(config: TrainConfig, shape: Shape) -> _Asked:
     if isinstance(config.model, MatcherConfig):  # its readout is next to nothing beside the trunk
         return _Asked(frozenset(), 0, False)
-    flow = config.model.flow if config.data.labelled_flow or not shape.labelled else None
-    outputs = set(OUTPUTS) if shape.labelled else set()
-    if flow is None:
-        return _Asked(frozenset(outputs), 0, False)
-    head = flow_head_class(flow)
+    needs = supervised(config, depth=shape.labelled, poses=shape.labelled, flow=True)
+    if not needs.flow:
+        return _Asked(needs.outputs, 0, False)
+    head = flow_head_class(config.model.flow)
     pairs = min(config.data.pairs_per_scene, shape.views * (shape.views - 1))
-    return _Asked(frozenset(outputs | head.needs), pairs, head.reads_latents)
+    return _Asked(needs.outputs | head.needs, pairs, head.reads_latents)
 
 
 def _size(model: Sizes, shape: Shape) -> tuple[int, int]:

@@ -54,18 +54,24 @@ class Learner(nn.Module):
 
 def needs_of(views: Views, config: TrainConfig) -> Needs:
     """What the labels of a batch supervise, of what learns; flow comes with its pairs."""
+    there = {"depth": views.labelled, "poses": views.world_from_camera is not None, "flow": views.flow is not None}
+    return supervised(config, **there)
+
+
+def supervised(config: TrainConfig, *, depth: bool, poses: bool, flow: bool) -> Needs:
+    """What labels of these kinds supervise, of what learns; with depth, a batch counts as labelled."""
     outputs: tuple[str, ...] = ()
     if isinstance(config.model, MatcherConfig):
-        return Needs(frozenset(), views.flow is not None)
+        return Needs(frozenset(), flow)
     if any(not prefix.startswith("flow_head") for prefix in config.trainable):
-        if views.labelled:
+        if depth:
             outputs = ("points", "cameras")
             if isinstance(config.model, VggtConfig) or config.loss.confidence > 0:
                 outputs += ("confidence",)
-        elif views.world_from_camera is not None:
+        elif poses:
             outputs = ("cameras",)
-    flow = bool(config.model.flow) and views.flow is not None
-    return Needs(frozenset(outputs), flow and (not views.labelled or config.data.labelled_flow))
+    flow = flow and bool(config.model.flow) and (not depth or config.data.labelled_flow)
+    return Needs(frozenset(outputs), flow)
 
 
 def predict(model: Model, views: Views, needs: Needs, config: TrainConfig) -> Prediction:

@@ -15,12 +15,11 @@ from flow3r.data.mixture import draw_pairs, grids
 from flow3r.data.worlds import render_worlds
 from flow3r.errors import InputError
 from flow3r.losses.objective import OBJECTIVES, Objective
-from flow3r.model.checkpoints import MODEL_OF
-from flow3r.nn.memory import Memory
 from flow3r.presets import PRESETS, PUBLISHED
 from flow3r.train.cost import Shape, copies_bytes, parameter_counts, saved_bytes, state_bytes, step_flops
 from flow3r.train.forecast import ASSUMED_SHARE, H100_PEAK, forecast
-from flow3r.train.optim import freeze_all_but, make_optimizer
+from flow3r.train.learner import initial_model, needs_of, predict
+from flow3r.train.optim import AveragedWeights, freeze_all_but, make_optimizer
 from flow3r.types import Prediction, Views
 
 SHAPE = Shape(scenes=2, views=3, rows=6, columns=4)
@@ -42,25 +41,22 @@ def rendered() -> Views:
 
 
 class Step:
-    """Forward and backward pass on a batch of SHAPE, labelled or not."""
+    """Forward and backward pass of a run on a batch of SHAPE, labelled or not."""
 
     def __init__(self, config: TrainConfig, labelled: bool, dtype: torch.dtype = FP32):
-        self.config, self.dtype, views = config, dtype, rendered()
+        views = rendered()
         if config.model.flow is None:
             views = dataclasses.replace(views, flow=None)
         if not labelled:
             views = dataclasses.replace(views, depth=None, intrinsics=None, world_from_camera=None, dense=None)
-        self.views, self.outputs = views, ("points", "confidence", "cameras") if labelled else ()
-        self.model = MODEL_OF[type(config.model)](config.model).train()
+        self.views, self.config = views, dataclasses.replace(config, precision=str(dtype).removeprefix("torch."))
+        self.model = initial_model(self.config).train()
         freeze_all_but(self.model, config.trainable)
-        self.model.memory = Memory(recompute=config.recompute)
 
     def forward(self) -> tuple[Prediction, Objective]:
-        views, pairs = self.views, None if self.views.flow is None else self.views.flow.pairs
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != FP32):
-            prediction = self.model(views.images, pairs, intrinsics=views.intrinsics, outputs=self.outputs)
+        prediction = predict(self.model, self.views, needs_of(self.views, self.config), self.config)
         objective = OBJECTIVES[type(self.config.model)]
-        return prediction, objective(prediction, views, self.config.loss, torch.Generator().manual_seed(0))
+        return prediction, objective(prediction, self.views, self.config.loss, torch.Generator().manual_seed(0))
 
     def counted_flops(self) -> int:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -143,7 +139,7 @@ def test_state_is_what_an_optimizer_holds_after_a_step(trainable):
         "weights": sum(p.nbytes for p in parameters),
         "gradients": sum(p.nbytes for p in parameters if p.requires_grad),
         "moments": moments,
-        "averaged weights": sum(p.nbytes for p in parameters),
+        "averaged weights": sum(tensor.nbytes for tensor in AveragedWeights(step.model, config.ema).tensors.values()),
     }
 
 
