@@ -12,7 +12,7 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -211,11 +211,14 @@ class StepBatches(Dataset):
 
 
 class Tally:
-    """Counts a rank's scenes and draws that failed, after those of before a resumption, and what sources count."""
+    """Counts a rank's scenes and draws that failed, and what its sources count, by name.
 
-    def __init__(self, budget: float, scenes: int = 0, bad: int = 0):
+    Those of before a resumption are given as `state` returned them; what an older run did not save begins at nothing.
+    """
+
+    def __init__(self, budget: float, scenes: int = 0, bad: int = 0, counts: Mapping[str, int] | None = None):
         self.budget, self.scenes, self.bad = budget, scenes, bad
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(counts)
 
     def add(self, batch: Batch, step: int) -> Views:
         """The batch's views. Raises TrainingError where there are none, and beyond the budget of bad samples."""
@@ -233,8 +236,15 @@ class Tally:
             )
         return batch.views
 
+    def state(self) -> tuple[int, int, dict[str, int]]:
+        """What a resumed run needs to go on: scenes, failed draws, and what sources counted, by name."""
+        return self.scenes, self.bad, dict(self.counts)
+
     def records(self) -> dict[str, float]:
-        """For the log: the share of scenes that could not be read, if there were any, and what sources counted."""
+        """For the log: the share of scenes that could not be read, if there were any, and what sources counted.
+
+        Both are of this rank alone: what a run logs is rank 0's, not the sum over ranks.
+        """
         unread = {"unread": self.bad / self.scenes} if self.bad else {}
         return unread | {name: float(count) for name, count in sorted(self.counts.items())}
 

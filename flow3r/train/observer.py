@@ -11,7 +11,7 @@ from flow3r.draw import training_picture
 from flow3r.train.distributed import Ranks
 from flow3r.train.log import RunLog
 from flow3r.train.measure import Stopwatch, peak_memory
-from flow3r.train.run import Run
+from flow3r.train.run import Run, is_due
 from flow3r.types import Views
 
 
@@ -37,6 +37,11 @@ class Observer:
     ) -> None:
         self.open.__exit__(kind, error, trace)
 
+    def over(self) -> None:
+        """Say that a run was over before, though not for its number of steps."""
+        if self.log is not None:
+            self.log.say(f"it was over after {self.run.seconds:.0f} s: give it more time, or more patience, to go on")
+
     def stopped(self, done: int) -> None:
         """Say that a run that was told to end has saved what it has."""
         if self.log is not None:
@@ -58,12 +63,12 @@ class Observer:
         this step in particular, whether or not its terms are logged."""
         config, record = self.run.config, dict(measured)
         self.images += self.ranks.world * sum(views.images.shape[:2].numel() for views in batches)
-        if done % config.log_every == 0 or done == config.steps:
+        if is_due(done, config.log_every) or done == config.steps:
             record = {**values, **mean_terms(self.ranks, terms), **self.run.tally.records(), **record}
             record |= self.watch.lap(done - self.lapped, self.images)
             record |= {"memory_gb": peak_memory(self.device) / 1e9}
             self.lapped, self.images = done, 0
-        seen = self.run.look(batches[-1]) if done % config.image_every == 0 else None
+        seen = self.run.look(batches[-1]) if is_due(done, config.image_every) else None
         with self.ranks.together(f"step {done}, the log"):
             if self.log is not None:
                 self.log.advance(done)

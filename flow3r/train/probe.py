@@ -10,7 +10,7 @@ from flow3r.data.mixture import Source, Weighted, iterate_batches, stream
 from flow3r.losses.objective import OBJECTIVES
 from flow3r.train.learner import Needs, needs_of, predict
 from flow3r.train.measure import norms_and_cosine
-from flow3r.train.run import Run
+from flow3r.train.run import Run, is_due
 from flow3r.types import Views
 
 
@@ -39,7 +39,7 @@ class GradientProbe:
         gradients, and `probe/cosine` between them. {} where the step is none to measure in, NaN where a prediction or
         a gradient is not finite.
         """
-        if not self.every or (step + 1) % self.every:
+        if not is_due(step + 1, self.every):
             return {}
         other = self._other(views, step)
         labelled, unlabelled = (views, other) if views.labelled else (other, views)

@@ -28,6 +28,11 @@ from flow3r.types import Prediction, Views
 Validation = Callable[[Model], dict[str, float]]  # what is measured of a model, by name
 
 
+def is_due(done: int, every: int) -> bool:
+    """Whether what is done every so many steps is due after `done` finished ones; 0: never on the way."""
+    return every > 0 and done % every == 0
+
+
 class Run:
     """A model that learns, as its last checkpoint left it, or new. All ranks make the same calls."""
 
@@ -47,6 +52,7 @@ class Run:
         self.first_step, progress = self.checkpoints.load(self._learning())
         self.selection = Selection(config, progress.get("selection", {}))
         self.tally = Tally(config.data.bad_sample_budget, *progress.get("tally", {}).get(str(ranks.rank), ()))
+        self.seconds: float = progress.get("seconds", 0.0)  # wall time of the steps before, over all starts
         with ranks.together("at the start"):
             if ranks.first:
                 write_text(out / "config.json", config_as_json(config))
@@ -125,10 +131,13 @@ class Run:
                 self._write(self.best)
         return values
 
-    def save(self, done: int) -> None:
-        """Write a checkpoint after `done` finished steps. Raises TrainingError where that fails."""
-        tallies = self.ranks.gather((self.tally.scenes, self.tally.bad))
-        progress = {"selection": self.selection.state(), "tally": {str(r): tally for r, tally in enumerate(tallies)}}
+    def save(self, done: int, seconds: float) -> None:
+        """Write a checkpoint after `done` finished steps and so much wall time, that of earlier starts included.
+
+        Raises TrainingError where that fails.
+        """
+        tallies = {str(rank): tally for rank, tally in enumerate(self.ranks.gather(self.tally.state()))}
+        progress = {"selection": self.selection.state(), "tally": tallies, "seconds": seconds}
         self.checkpoints.save(self._learning(), done, progress)
 
     def finish(self) -> None:

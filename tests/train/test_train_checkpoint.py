@@ -50,7 +50,7 @@ def test_a_parameter_that_was_never_reached_has_no_moments_after_a_resumption_ei
     views = next(iterate_batches(config, 0, ShiftedClips(), torch.device("cpu")))
     run.backward(views, 0, 0)
     run.update(views, 0)
-    run.save(1)
+    run.save(1, seconds=0.0)
     moved = {name for name, parameter in run.model.named_parameters() if run.optimizer.state.get(parameter)}
     resumed = run_of(config, tmp_path)
     again = {name for name, parameter in resumed.model.named_parameters() if resumed.optimizer.state.get(parameter)}
@@ -157,6 +157,18 @@ def test_averages_are_resumed_too(tmp_path):
     parts = train(WITH_AVERAGES, tmp_path / "cut", quiet=True)
     assert same_weights(load_model(whole.weights), load_model(parts.weights))
     assert records(tmp_path / "whole") == records(tmp_path / "cut")
+
+
+def test_a_checkpoint_from_before_time_and_counts_were_saved_goes_on(tmp_path):
+    train(dataclasses.replace(CONFIG, steps=2), tmp_path, quiet=True)
+    file = tmp_path / "checkpoints" / "step_00000002" / "run.json"
+    run = json.loads(file.read_text())
+    del run["progress"]["seconds"]
+    run["progress"]["tally"] = {"0": [70, 1]}
+    file.write_text(json.dumps(run))
+    resumed = run_of(CONFIG, tmp_path)
+    assert resumed.seconds == 0 and resumed.tally.state() == (70, 1, {})
+    assert train(CONFIG, tmp_path, seconds=1000.0, quiet=True).steps == 6
 
 
 def test_a_checkpoint_from_before_a_field_goes_on_where_the_field_has_its_default(tmp_path):

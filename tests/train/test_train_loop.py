@@ -1,6 +1,8 @@
 import copy
 import dataclasses
 import json
+import types
+from collections import Counter
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from flow3r.data.mixture import RenderedWorlds, Source, Wanted, draw_pairs
 from flow3r.errors import CheckpointError, TrainingError
 from flow3r.model.checkpoints import load_model, save_model
 from flow3r.model.flow3r import Flow3r
+from flow3r.train import loop
 from flow3r.train.learner import initial_model
 from flow3r.train.loop import train
 from flow3r.types import Flow, Views
@@ -38,6 +41,20 @@ class ShiftedClips(Source):
         return Views(images, flow=Flow(chosen, flow, torch.ones(flow.shape[:-1])))
 
 
+class CountedClips(ShiftedClips):
+    """The same, which counts its clips as it draws."""
+
+    def __init__(self):
+        self.drawn = Counter()
+
+    def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+        self.drawn["clips drawn"] += wanted.scenes
+        return super().draw(wanted, generator)
+
+    def counts(self) -> Counter[str]:
+        return self.drawn
+
+
 PACE = {"steps/s", "images/s", "data_wait", "memory_gb"}  # what no two runs have in common
 
 
@@ -50,22 +67,33 @@ def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+class Stop(Exception):
+    pass
+
+
+def stop_in_step_five(step: int, loss: float) -> None:
+    if step == 5:
+        raise Stop  # after the checkpoint of step 4: step 5 is lost and must be repeated
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = train(CONFIG, tmp_path / "whole", clips=ShiftedClips(), quiet=True)
-
-    class Stop(Exception):
-        pass
-
-    def stop_in_step_five(step: int, loss: float) -> None:
-        if step == 5:
-            raise Stop  # after the checkpoint of step 4: step 5 is lost and must be repeated
-
     with pytest.raises(Stop):
         train(CONFIG, tmp_path / "cut", clips=ShiftedClips(), quiet=True, on_step=stop_in_step_five)
     resumed = train(CONFIG, tmp_path / "cut", clips=ShiftedClips(), quiet=True)
     assert same_weights(whole.model, resumed.model)
     assert records(tmp_path / "whole") == records(tmp_path / "cut")
     assert [r["step"] for r in records(tmp_path / "cut")] == list(range(1, 7))
+
+
+def test_what_sources_counted_before_a_run_was_stopped_is_still_logged_after(tmp_path):
+    train(CONFIG, tmp_path / "whole", clips=CountedClips(), quiet=True)
+    with pytest.raises(Stop):
+        train(CONFIG, tmp_path / "cut", clips=CountedClips(), quiet=True, on_step=stop_in_step_five)
+    train(CONFIG, tmp_path / "cut", clips=CountedClips(), quiet=True)
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")
+    counts = [record.get("clips drawn", 0) for record in records(tmp_path / "cut")]
+    assert counts == sorted(counts) and counts[4] > counts[3] > 0
 
 
 def test_loss_falls_on_a_flow_that_can_be_learnt(tmp_path):
@@ -126,6 +154,54 @@ def test_time_bounds_a_run_and_leaves_it_complete(tmp_path):
     assert same_weights(load_model(result.weights), result.model)
 
 
+@pytest.fixture
+def clips_of_a_second(monkeypatch) -> ShiftedClips:
+    """Clips, each batch of which takes a second of the loop's time, which stands still otherwise."""
+
+    class Slow(ShiftedClips):
+        now = 1000.0
+
+        def draw(self, wanted: Wanted, generator: torch.Generator) -> Views:
+            self.now += 1.0
+            return super().draw(wanted, generator)
+
+    clips = Slow()
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clips.now))
+    return clips
+
+
+UNTIL_TIME_ENDS = dataclasses.replace(CONFIG, steps=10_000, data=dataclasses.replace(CONFIG.data, unlabelled_share=1.0))
+
+
+def test_a_run_bounded_by_time_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, clips_of_a_second):
+    given = {"clips": clips_of_a_second, "seconds": 6.0, "quiet": True}
+    whole = train(UNTIL_TIME_ENDS, tmp_path / "whole", **given)
+    with pytest.raises(Stop):
+        train(UNTIL_TIME_ENDS, tmp_path / "cut", on_step=stop_in_step_five, **given)
+    resumed = train(UNTIL_TIME_ENDS, tmp_path / "cut", **given)
+    assert (resumed.steps, resumed.seconds) == (whole.steps, whole.seconds) == (6, 6.0)
+    assert same_weights(whole.model, resumed.model)
+    assert records(tmp_path / "whole") == records(tmp_path / "cut")  # learning rates among them
+
+
+def test_a_run_ended_by_time_is_left_alone_and_goes_on_with_more(tmp_path, clips_of_a_second):
+    first = train(UNTIL_TIME_ENDS, tmp_path, clips=clips_of_a_second, seconds=3.0, quiet=True)
+    again = train(UNTIL_TIME_ENDS, tmp_path, clips=clips_of_a_second, seconds=3.0, quiet=True)
+    assert first.steps == again.steps == 3 and same_weights(first.model, again.model)
+    longer = train(UNTIL_TIME_ENDS, tmp_path, clips=clips_of_a_second, seconds=5.0, quiet=True)
+    assert (longer.steps, longer.seconds) == (5, 5.0)
+
+
+def test_what_is_done_every_0_steps_is_done_at_the_end_alone(tmp_path):
+    never = dict.fromkeys(("log_every", "image_every", "validate_every", "checkpoint_every", "probe_every"), 0)
+    config = dataclasses.replace(CONFIG, steps=3, **never)
+    train(config, tmp_path, validation=lambda model: {"error": 1.0}, quiet=True)
+    assert [record["step"] for record in records(tmp_path)] == [3]
+    assert "loss" in records(tmp_path)[0] and records(tmp_path)[0]["validation/error"] == 1.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_stages_chain_and_frozen_parts_keep_their_bytes(tmp_path):
     start = Flow3r(TINY)
     save_model(start, tmp_path / "start.safetensors")
@@ -173,6 +249,7 @@ def test_a_run_ends_when_its_patience_does_and_keeps_the_best_weights(tmp_path):
         ({"steps": -1}, "steps -1"),
         ({"best_by": "error"}, "no validation to judge by"),
         ({"patience": 3}, "no validation to judge by"),
+        ({"image_every": -1}, "image_every is -1; expected a number of steps, or 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_named_before_anything_is_written(tmp_path, changes, said):
