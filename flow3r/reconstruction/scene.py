@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flow3r.data.arrays import FrameSource, open_frames
@@ -78,11 +78,10 @@ def reconstruct(
         sequence, first = take_shot(opened, shot, journal.notes)
         indices = spread_frames(len(sequence), max_frames or len(sequence))
         grid = choose_grid(frame_sizes(sequence, indices), tokens or network.tokens)
-    count = len(indices)
     plan = plan_windows(
         network.config,
         grid,
-        count,
+        len(indices),
         memory_budget(network.device, memory_gb, network.bytes),
         dtype=network.dtype,
         weights=network.weights,
@@ -93,9 +92,7 @@ def reconstruct(
     reader = FrameReader(sequence, indices, grid, fit)
     record, world_from_window = _predict_all(network, reader, plan, loops, cache, journal)
     with journal.timed("geometry"):
-        if pinhole == "auto":
-            pinhole = "shared" if (reader.sizes == reader.sizes[0]).all() else "per-frame"
-        geometry = record.finish(world_from_window, pinhole)
+        geometry = record.finish(world_from_window, _pinhole_of(pinhole, reader.sizes))
     return Reconstruction(
         names=tuple(reader.names),
         frame_indices=first + np.array(indices),
@@ -135,6 +132,13 @@ def _predict_all(
         closed, count = correct_drift(network, record, placed, before.stop - before.start)
     journal.notes.append(f"loops: {count} found and closed")
     return record, closed
+
+
+def _pinhole_of(choice: str, sizes: Int[np.ndarray, "N 2"]) -> str:
+    """One pinhole for all frames, or one for each; "auto" shares it if the originals are of one size."""
+    if choice != "auto":
+        return choice
+    return "shared" if (sizes == sizes[0]).all() else "per-frame"
 
 
 def check_max_frames(most: int | None) -> None:
