@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from flow3r.config import FlowHeadConfig
+from flow3r.model.flow3r import Flow3r
 from flow3r.model.flow_heads import FLOW_HEADS, LatentWidths, make_flow_head
 from flow3r.model.layouts import LAYOUTS
+from flow3r.model.vggt import Vggt
+from flow3r.presets import PRESETS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
@@ -24,6 +27,15 @@ def test_the_examples_hold():
 def test_its_links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)", PAGE):
         assert (REPOSITORY / "docs" / link).exists(), link
+
+
+@pytest.mark.parametrize(("preset", "kind"), [("flow3r", Flow3r), ("flow3r-vggt", Vggt)])
+def test_models_have_the_sizes_that_the_readme_states(preset, kind):
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{preset}`, "))
+    with torch.device("meta"):
+        model = kind(PRESETS[preset].model)
+    assert row.split(" | ")[1] == f"{sum(p.numel() for p in model.parameters()):,}"
 
 
 @pytest.mark.parametrize("kind", FLOW_HEADS)
