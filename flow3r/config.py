@@ -288,7 +288,7 @@ class TrainConfig:
     recompute: Literal["nothing", "selective", "everything"] = "nothing"  # in the backward pass: nn/memory.py
     compile: bool = False  # transformer blocks by torch.compile; the first steps then take minutes
     ema: float = 0.0  # decay per step of averaged weights, which are then measured and written; 0: none
-    validate_every: int = 500  # ours: steps, where there is something to measure
+    validate_every: int = 500  # ours: steps, where there is something to measure; here and below, 0: not on the way
     best_by: str | None = None  # measure of the validation by which best.safetensors is chosen
     best_is: Literal["lowest", "highest"] = "lowest"
     patience: int = 0  # validations without a new best after which the run ends; 0: it never does

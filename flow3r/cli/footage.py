@@ -165,7 +165,7 @@ def adapt(
         teacher: Name of the teacher.
         held_out: Last share of every shot that is kept from training.
         steps: Number of steps at most.
-        seconds: End training after this much wall time.
+        seconds: End training after this much wall time, over all its starts.
         device: cpu, cuda, ...; by default CUDA where there is one.
     """
     from flow3r.adapt import adapt as run

@@ -74,7 +74,7 @@ class TrainFlags:
     parallel: Literal["replicate", "shard"] | None = None
     """Whether every process of torchrun holds the model, or a part of it (FSDP2), instead of as the preset says."""
     seconds: float | None = None
-    """End the run after this much wall time, the learning rate decayed to match."""
+    """End the run after this much wall time over all its starts, the learning rate decayed to match."""
     device: str | None = None
     """cpu, cuda, ...; by default CUDA where there is one."""
     seed: int | None = None
