@@ -38,5 +38,12 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 
 @pytest.fixture(autouse=True)
+def _no_licence_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an earlier test, in this process or on disk."""
+    monkeypatch.setattr("flow3r.model.licences._DONE", {})
+    Path(os.environ["XDG_CACHE_HOME"], "flow3r", "licences.json").unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
