@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from flow3r.config import DataConfig, TrainConfig
 from flow3r.data.augment import augment
 from flow3r.data.beside import made_beside
+from flow3r.data.sampling import ordered_pairs
 from flow3r.data.worlds import render_worlds
 from flow3r.errors import InputError, LabelStoreError, TrainingError
 from flow3r.types import OnDevice, Views
@@ -121,7 +122,7 @@ def grids(tokens: tuple[int, int], aspect: tuple[float, float]) -> list[tuple[in
 
 def draw_pairs(scenes: int, views: int, count: int, generator: torch.Generator) -> Int[Tensor, "B P 2"]:
     """Distinct ordered pairs i != j per scene, uniform; all of them where there are no more than `count`."""
-    every = torch.tensor([(i, j) for i in range(views) for j in range(views) if i != j])
+    every = torch.tensor(ordered_pairs(views))
     order = torch.rand(scenes, len(every), generator=generator).argsort(dim=1)
     return every[order[:, :count]]
 
