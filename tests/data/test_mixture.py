@@ -304,8 +304,8 @@ class MortalClips(FakeClips):
 
 def test_a_dead_worker_is_named_where_its_batch_is_missing():
     config = with_data(unlabelled_share=1.0, workers=2)
-    seen = []
-    with pytest.raises(TrainingError, match=r"^step [1-5]: of 2 processes .* 1 ended \(\d+ by SIGKILL\).* `workers`"):
+    seen = []  # none of them, where the machine is so busy that the first batch is still waited for
+    with pytest.raises(TrainingError, match=r"^step [0-5]: of 2 processes .* 1 ended \(\d+ by SIGKILL\).* `workers`"):
         for views in iterate_batches(config, 0, MortalClips([5], signal.SIGKILL), torch.device("cpu")):
             seen.append(views)
             time.sleep(0.05)  # a step, in which the death must not be felt
